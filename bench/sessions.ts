@@ -10,8 +10,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { SessionRecord } from "../src/base/session.js";
 import { Fleet } from "../src/index.js";
-import { openStore } from "../src/store/store.js";
 import type { Store } from "../src/store/ports.js";
+import { openStore } from "../src/store/store.js";
 import { claim, compare, printMachine, ratio } from "./measure.js";
 
 const SIZES = [100, 10_000];

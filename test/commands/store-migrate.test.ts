@@ -6,9 +6,10 @@ import type { Lease } from "../../src/base/session.js";
 import type { MigrateResult } from "../../src/fleet/migrate.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
 import type { ServerView } from "../../src/servers/server.js";
-import { readContents } from "../../src/store/copy.js";
-import { openStore } from "../../src/store/store.js";
-import type { Store } from "../../src/store/ports.js";
+import { readContents, sessionsIn } from "../../src/store/copy.js";
+import { LIMITS } from "../../src/store/limits.js";
+import { SESSIONS } from "../../src/store/sessions.js";
+import { type FleetStore, openStore } from "../../src/store/store.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
@@ -37,7 +38,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     return await using_(url, (store) => readContents(store));
   }
 
-  async function using_<T>(url: string, work: (store: Store) => Promise<T>): Promise<T> {
+  async function using_<T>(url: string, work: (store: FleetStore) => Promise<T>): Promise<T> {
     const store = openStore(url, fleet.root, { host: HOST });
     try {
       return await work(store);
@@ -60,7 +61,9 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     const used = await usage();
     expect(used.usage).toMatchObject([{ key: "notes", turns: 1 }]);
     const before = await contents("file");
-    expect(before.limits).toEqual([{ user: "alice", limits: { sessions: 7 }, groups: [] }]);
+    expect([...(before.records.get(LIMITS)?.values() ?? [])]).toEqual([
+      { user: "alice", limits: { sessions: 7 }, groups: [] },
+    ]);
     expect(before.highestFence).toBeGreaterThanOrEqual(lease.fence);
 
     const moved = await fleet.json<MigrateResult>(["store", "migrate", "--to", url]);
@@ -78,7 +81,10 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     // In Redis, the record of a session names its host.
     expect(await contents(url)).toEqual({
       ...before,
-      sessions: before.sessions.map((session) => ({ ...session, host: HOST })),
+      records: new Map(before.records).set(
+        SESSIONS,
+        new Map(sessionsIn(before).map((session) => [session.id, { ...session, host: HOST }])),
+      ),
     });
 
     const env = { COPILOTFLEET_STORE: url };
@@ -108,7 +114,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
       expect.stringMatching(/^Warning: The ledger stays in "redis:.*budgets of tokens begin again\.$/),
       expect.stringMatching(/^Warning: The records of purges for hosts that are gone \("h2"\) stay in "redis:/),
     ]);
-    expect((await contents("file")).limits).toEqual(before.limits);
+    expect((await contents("file")).records.get(LIMITS)).toEqual(before.records.get(LIMITS));
     expect(text).toMatch(/^Copied 1 server and 1 session from redis:.* to file\.\n/);
     expect(text).toContain('Set "store": "file"');
     expect(await contents(url)).toEqual(there);

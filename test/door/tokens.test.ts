@@ -13,8 +13,8 @@ import {
   sweepTokens,
   verifyToken,
 } from "../../src/identity/tokens.js";
-import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
+import { openStore } from "../../src/store/store.js";
 import { TestFleet, testFleet } from "../fixtures/commands/cli.js";
 
 let folder: string;

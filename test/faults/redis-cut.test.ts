@@ -1,9 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
 import type { LeaseRequest } from "../../src/base/session.js";
-import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
-import { openStore } from "../../src/store/store.js";
+import { openStore, openStore } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";

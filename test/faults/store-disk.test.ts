@@ -204,7 +204,9 @@ describe("the lock of the file store", () => {
     const { child } = await startHolder(root);
     child.kill("SIGSTOP");
     using passed = new Stopwatch();
-    await openStore("file", root).registry.update((draft) => void Object.assign(draft.servers, { a: serverRecord("a") }));
+    await openStore("file", root).registry.update(
+      (draft) => void Object.assign(draft.servers, { a: serverRecord("a") }),
+    );
     expect(passed.ms).toBeLessThan(2_000);
     expect(Object.keys((await openStore("file", root).registry.read()).servers)).toEqual(["a"]);
   });

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it, vi } from "vitest";
 import { effectiveLimits, LimitEvents } from "../../src/accounts/limits.js";
 import { Fleet } from "../../src/fleet/fleet.js";
-import { openStore } from "../../src/store/store.js";
 import type { Store } from "../../src/store/ports.js";
+import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 

@@ -2,7 +2,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readRedisUrl } from "../../src/base/values/network.js";
-import { type Keys, keysOf } from "../../src/store/redis/failures.js";
+import { keyPrefix } from "../../src/store/redis/rows.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
@@ -19,14 +19,14 @@ describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
   let redis: RedisServer;
   let issuer: Issuer;
   let at: HostDoors;
-  let keys: Keys;
+  let prefix: string;
 
   beforeAll(async () => {
     [redis, issuer] = [await RedisServer.start(), await Issuer.open()];
     const jwt = [{ issuer: issuer.url, audience: "copilotfleet" }];
     const prepare = (hosts: TestHosts) => configure(hosts, NAMES, { identity: { jwt } });
     at = await HostDoors.open({ redis, storage: "local", prepare });
-    keys = keysOf(readRedisUrl(at.hosts.host("h1").env.COPILOTFLEET_STORE ?? "")?.fleet ?? "", null);
+    prefix = keyPrefix(readRedisUrl(at.hosts.host("h1").env.COPILOTFLEET_STORE ?? "")?.fleet ?? "");
   });
   afterAll(async () => {
     await at[Symbol.asyncDispose]();
@@ -38,11 +38,11 @@ describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
 
   /** @returns a function that restores a token's record to its present state */
   async function copyOf(id: string): Promise<() => Promise<void>> {
-    const text = (await redis.client.get(keys.token(id))) ?? "";
+    const text = (await redis.client.get(`${prefix}token:${id}`)) ?? "";
     expect(text).toContain(id);
     return async () => {
-      await redis.client.set(keys.token(id), text);
-      await redis.client.sadd(keys.tokens, id);
+      await redis.client.set(`${prefix}token:${id}`, text);
+      await redis.client.zadd(`${prefix}token-ids`, 0, id);
     };
   }
 
@@ -84,7 +84,7 @@ describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
     for (const name of NAMES) await RawClient.as(at.url(name), token);
     expect(await at.hosts.host("h1").run(["token", "revoke", "jwt:t-1", "--yes"])).toMatchObject({ code: 0 });
     for (const { id, role } of await at.store.tokens.list())
-      if (role === "revoked") await redis.client.del(keys.token(id));
+      if (role === "revoked") await redis.client.del(`${prefix}token:${id}`);
     await isRefusedEverywhere(token);
   });
 
@@ -113,7 +113,7 @@ describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
     await frank.requestOk("session.resume", { sessionId });
     await frank.turnOk(sessionId, "for members only");
     await eventually("the end of the turn", async () => (await at.store.leases.read(sessionId)) === null);
-    const text = (await redis.client.get(keys.session(sessionId))) ?? "";
+    const text = (await redis.client.get(`${prefix}session:${sessionId}`)) ?? "";
     expect(text).toContain("grace");
 
     const token = await at.token("grace");
@@ -124,10 +124,10 @@ describe.skipIf(problem !== undefined)("on hosts that share a Redis,", () => {
     });
     for (const name of NAMES)
       expect(await asked(name), name).toMatchObject({ error: { data: { code: "FLEET_SESSION_NOT_FOUND" } } });
-    await redis.client.set(keys.session(sessionId), text);
+    await redis.client.set(`${prefix}session:${sessionId}`, text);
     for (const name of NAMES)
       expect(await asked(name), name).toMatchObject({ error: { data: { code: "FLEET_STATE_UNSIGNED" } } });
-    expect(await redis.client.get(keys.session(sessionId))).toBe(text);
+    expect(await redis.client.get(`${prefix}session:${sessionId}`)).toBe(text);
   });
 
   it("gc deletes a host's note of a revoked token only after the token would have expired", async () => {

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readRedisUrl } from "../../src/base/values/network.js";
 import { issueVisitToken } from "../../src/hosts/calls/control-link.js";
 import { issueHostToken, issueRelayToken, issueToken } from "../../src/identity/tokens.js";
-import { keysOf } from "../../src/store/redis/failures.js";
+import { keyPrefix } from "../../src/store/redis/rows.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";
 import type { TestHosts } from "../fixtures/hosts/hosts.js";
@@ -76,7 +76,7 @@ describe.skipIf(problem !== undefined)("when a host relays a client to another h
 
   function keyOf(tokenId: string): string {
     const fleet = readRedisUrl(at.hosts.host("h1").env.COPILOTFLEET_STORE ?? "")?.fleet ?? "";
-    return keysOf(fleet, null).token(tokenId);
+    return `${keyPrefix(fleet)}token:${tokenId}`;
   }
 
   it("the other host receives a token that only this connection can use, never the client's own token", async () => {

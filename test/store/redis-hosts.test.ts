@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
-import { openStore } from "../../src/store/store.js";
 import type { Hosts, Store } from "../../src/store/ports.js";
+import { openStore } from "../../src/store/store.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord } from "../fixtures/store/store-records.js";

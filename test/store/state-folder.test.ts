@@ -2,8 +2,8 @@ import { chmod, chown, lchown, mkdir, readdir, rename, stat, symlink, writeFile 
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { unfitType } from "../../src/base/system/file-systems.js";
-import { openStore } from "../../src/store/store.js";
 import { checkStateFolder, ensureStateFolder, restoreModes } from "../../src/store/file/state-folder.js";
+import { openStore } from "../../src/store/store.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -259,7 +259,9 @@ describe("the check of the state folder", () => {
 
   it("the same state is found after the state folder has been moved", async () => {
     const root = await temporaryRoot();
-    await openStore("file", root).registry.update((draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }));
+    await openStore("file", root).registry.update(
+      (draft) => void Object.assign(draft.servers, { s1: serverRecord("s1") }),
+    );
     await rename(root, `${root}-moved`);
     expect(Object.keys((await openStore("file", `${root}-moved`).registry.read()).servers)).toEqual(["s1"]);
     expect(await openStore("file", root).registry.read()).toEqual({ servers: {} });
