@@ -119,7 +119,7 @@ export interface Claim extends ProcessIdentity {
 export const LAUNCH_VARIABLE = "COPILOTFLEET_LAUNCH_ID";
 
 /** The version of the recorded shapes below. The fleet refuses a store that a newer version wrote. */
-export const SCHEMA = 1;
+export const SCHEMA = 2;
 
 export interface Registry {
   servers: Record<string, ServerRecord>;

@@ -2,6 +2,7 @@ import { FleetError, isFleetError, quote } from "../base/errors.js";
 import type { HostEntry, HostRecord } from "../base/host.js";
 import type { Registry } from "../base/server.js";
 import { printable } from "../base/values/text.js";
+import { isDamaged } from "./failures.js";
 import { type Hosts, type RegistryStore, withoutPrototype } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
@@ -57,14 +58,21 @@ export class HostTable implements Hosts {
 
   async beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord> {
     const asked = performance.now();
-    const term = await this.#table.update(this.own, (draft, now) => {
-      const seen = draft.record;
-      const isAlive = seen !== null && seen.until > now;
-      if (isAlive && seen.instance !== instance) throw taken(this.own, seen.entry);
-      // The term follows the clock, so that it grows even if the database has lost its data.
-      const term = isAlive ? seen.term : Math.max((seen?.term ?? 0) + 1, now);
-      draft.record = { instance, term, entry, until: entry.until ?? now + ttlMs };
-      return term;
+    const beat = async () =>
+      await this.#table.update(this.own, (draft, now) => {
+        const seen = draft.record;
+        const isAlive = seen !== null && seen.until > now;
+        if (isAlive && seen.instance !== instance) throw taken(this.own, seen.entry);
+        // The term follows the clock, so that it grows even if the database has lost its data.
+        const term = isAlive ? seen.term : Math.max((seen?.term ?? 0) + 1, now);
+        draft.record = { instance, term, entry, until: entry.until ?? now + ttlMs };
+        return term;
+      });
+    const term = await beat().catch(async (error: unknown) => {
+      // Nobody else would replace a damaged entry.
+      if (!isDamaged(error)) throw error;
+      await this.#table.delete(this.own);
+      return await beat();
     });
     // Count from the time of the request, because the database ran it later. So the result is never too large.
     const remainingMs = Math.max(0, Math.floor(ttlMs - (performance.now() - asked)));

@@ -3,6 +3,7 @@ import { FleetError } from "../base/errors.js";
 import { assertSessionId } from "../base/ids.js";
 import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../base/session.js";
 import { hashToken, isSameHash } from "../base/token.js";
+import { isDamaged } from "./failures.js";
 import type { LeaseStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { type Draft, Table } from "./table.js";
@@ -130,9 +131,13 @@ export class Leases implements LeaseStore {
 
   /** Ends the lease on a deleted session. Remembers the last fence, because a session with the same id may be created. */
   async forget(sessionId: string): Promise<void> {
-    await this.#table.update(sessionId, (draft, now) => {
+    const forgetting = this.#table.update(sessionId, (draft, now) => {
       if (draft.record === null) return;
       draft.record = { fence: draft.record.fence, lease: null, queue: [], forgottenAt: now + REMEMBERED_MS };
+    });
+    await forgetting.catch(async (error: unknown) => {
+      if (!isDamaged(error)) throw error;
+      await this.#table.delete(sessionId);
     });
   }
 

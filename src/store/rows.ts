@@ -8,8 +8,7 @@ export interface Kind<T extends object> {
   readonly name: string;
   /**
    * `fleet`: all hosts share the rows, and they survive a power failure. `use`: all hosts share them, but they must only
-   * survive the death of a process, such as a lease. `host`: they are about this host's processes, and must only survive
-   * the death of a process.
+   * survive the death of a process, such as a lease. `host`: they are only on this host, and survive a power failure.
    */
   readonly home: "fleet" | "use" | "host";
   /** Throws for a text that cannot be the id of a record. */
@@ -21,6 +20,11 @@ export interface Kind<T extends object> {
    * a record that has ended, so nobody needs to delete it.
    */
   readonly endsAt: (record: T) => number | null;
+  /**
+   * The part of a record that decides who may do what. A process that has read or written a record refuses an earlier one with
+   * another part, which somebody with access to the database can put back, because its signature stays valid. Default: none
+   */
+  readonly rights: ((record: T) => unknown) | null;
   /** Whether changes must succeed even if the database takes no more data, as for heartbeats and leases. */
   readonly isVital: boolean;
 }
@@ -37,10 +41,11 @@ export function kind<T extends object>(
     assertId = () => undefined,
     by = {},
     endsAt = () => null,
+    rights = null,
     isVital = false,
   }: Partial<Omit<Kind<T>, "name">> = {},
 ): Kind<T> {
-  return { name, home, assertId, by, endsAt, isVital };
+  return { name, home, assertId, by, endsAt, rights, isVital };
 }
 
 /** A record as it was read. */
@@ -99,6 +104,13 @@ export interface Rows {
   commit(changes: Changes): Promise<boolean>;
 
   /**
+   * Deletes a row even if it cannot be read, unless a newer version wrote it.
+   *
+   * @returns whether there was a row
+   */
+  erase(kind: AnyKind, id: string): Promise<boolean>;
+
+  /**
    * The ids of records, sorted by their UTF-8 bytes. May contain ids of records that have ended or that were created or
    * deleted during the call.
    */
@@ -139,6 +151,10 @@ export class FleetRows implements Omit<Rows, "now"> {
     const [home = "fleet", ...others] = new Set(changes.map(({ kind }) => kind.home));
     if (others.length === 0) return await this.#homes[home].commit(changes);
     throw new RangeError("the changes of a commit belong to several databases");
+  }
+
+  async erase(kind: AnyKind, id: string): Promise<boolean> {
+    return await this.#homes[(kind as Kind<object>).home].erase(kind, id);
   }
 
   async ids<T extends object>(kind: Kind<T>, selection?: Selection): Promise<string[]> {

@@ -1,5 +1,5 @@
 import { FleetError, quote } from "../base/errors.js";
-import { assertSessionId } from "../base/ids.js";
+import { assertSessionId, isSessionId } from "../base/ids.js";
 import type { SessionRecord } from "../base/session.js";
 import type { Leases } from "./leases.js";
 import type { OnUnreadable, SessionStore } from "./ports.js";
@@ -9,6 +9,7 @@ import { Table } from "./table.js";
 export const SESSIONS = kind<SessionRecord>("session", {
   assertId: assertSessionId,
   by: { owner: ({ owner }) => owner },
+  rights: ({ owner, members }) => [owner, members],
 });
 
 /** The records of sessions. A session's lease ends when its record is deleted. */
@@ -55,7 +56,7 @@ export class Sessions implements SessionStore {
   }
 
   async ids(owner: string | null): Promise<string[]> {
-    return await this.#table.rows.ids(SESSIONS, ownedBy(owner));
+    return (await this.#table.rows.ids(SESSIONS, ownedBy(owner))).filter(isSessionId);
   }
 
   async list(onUnreadable?: OnUnreadable): Promise<SessionRecord[]> {

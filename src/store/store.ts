@@ -130,7 +130,7 @@ export class FleetStore implements Store {
       refuseOlder(root);
       this.kind = "file";
       this.#shared = state;
-      this.rows = new FleetRows({ fleet: state, use: host, host }, deadlineMs);
+      this.rows = new FleetRows({ fleet: state, use: host, host: state }, deadlineMs);
       this.hosts = null;
       this.registry = new RegistryFile(root, state, this.#checkFolder);
       this.usage = new Usage(ledger, null);
@@ -152,7 +152,7 @@ export class FleetStore implements Store {
       const redis = new RedisRows(connection, signer, prefix, warn);
       this.kind = "redis";
       this.#shared = redis;
-      this.rows = new FleetRows({ fleet: redis, use: redis, host }, deadlineMs);
+      this.rows = new FleetRows({ fleet: redis, use: redis, host: state }, deadlineMs);
       const hosts = own === null ? null : new HostTable(own, instance, this.rows, warn);
       this.hosts = hosts;
       this.registry = new RegistryRow(this.rows, hosts);
@@ -161,7 +161,7 @@ export class FleetStore implements Store {
     }
     this.leases = new Leases(this.rows);
     this.sessions = new Sessions(this.rows, this.leases);
-    this.tokens = new Tokens(this.rows, { isShared: target !== null });
+    this.tokens = new Tokens(this.rows, { isShared: target !== null, warn });
     this.placements = new Placements(this.rows);
     this.keyedTurns = new KeyedTurns(this.rows);
     this.purges = new Purges(this.rows);

@@ -1,5 +1,5 @@
 import { FleetError } from "../base/errors.js";
-import { busyError, isUnreadable } from "./failures.js";
+import { busyError, isDamaged, isUnreadable } from "./failures.js";
 import type { OnUnreadable } from "./ports.js";
 import type { Change, FleetRows, Kind, Row, Selection } from "./rows.js";
 
@@ -49,12 +49,16 @@ export class Table<T extends object> {
     });
   }
 
-  /** @returns whether the record existed */
+  /** Deletes a record, even one that cannot be read. @returns whether it existed */
   async delete(id: string): Promise<boolean> {
-    return await this.update(id, (draft) => {
+    const deleting = this.update(id, (draft) => {
       const existed = draft.record !== null;
       draft.record = null;
       return existed;
+    });
+    return await deleting.catch(async (error: unknown) => {
+      if (!isDamaged(error)) throw error;
+      return await this.rows.track(this.rows.erase(this.kind, id));
     });
   }
 
@@ -101,9 +105,20 @@ export class Table<T extends object> {
         ...(after === undefined ? {} : { after }),
         limit: AT_ONCE,
       });
-      for (const row of await this.#readAll(ids, onUnreadable)) if (row !== null) yield row;
+      // The lists of ids in Redis are not signed.
+      const valid = ids.filter((id) => this.isId(id));
+      for (const row of await this.#readAll(valid, onUnreadable)) if (row !== null) yield row;
       if (ids.length < AT_ONCE) return;
       after = ids.at(-1);
+    }
+  }
+
+  isId(id: string): boolean {
+    try {
+      this.kind.assertId(id);
+      return true;
+    } catch {
+      return false;
     }
   }
 

@@ -3,11 +3,12 @@ import type { Placement, Purge, UserPlacement } from "../base/host.js";
 import { keyDigest, userDigest } from "../base/ids.js";
 import type { KeyedTurn } from "../base/session.js";
 import { assertTokenId, endedBy, isTokenId, type TokenEnd, type TokenRecord, tokenExists } from "../base/token.js";
+import { isDamaged } from "./failures.js";
 import type { KeyedTurnStore, OnUnreadable, PlacementStore, PurgeStore, TokenStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 
-export const TOKENS = kind<TokenRecord>("token");
+export const TOKENS = kind<TokenRecord>("token", { assertId: assertTokenId });
 export const TOKEN_USES = kind<{ at: string }>("token-use", { home: "use" });
 const TOKEN_ENDS = kind<TokenEnd>("token-end", { home: "host" });
 
@@ -18,7 +19,10 @@ export class Tokens implements TokenStore {
   /** Null if nobody but this fleet can write to the store, so that no host needs a memory of its own. */
   readonly #ends: Table<TokenEnd> | null;
 
-  constructor(rows: FleetRows, { isShared }: { isShared: boolean }) {
+  readonly #warn: (message: string) => void;
+
+  constructor(rows: FleetRows, { isShared, warn }: { isShared: boolean; warn: (message: string) => void }) {
+    this.#warn = warn;
     this.#tokens = new Table(rows, TOKENS);
     this.#uses = new Table(rows, TOKEN_USES);
     this.#ends = isShared ? new Table(rows, TOKEN_ENDS) : null;
@@ -26,9 +30,20 @@ export class Tokens implements TokenStore {
 
   async read(id: string): Promise<TokenRecord | null> {
     if (!isTokenId(id)) return null;
-    const [record, end] = await Promise.all([this.#tokens.read(id), this.#ends?.read(id)]);
+    const [record, end] = await Promise.all([this.#readIfSound(id), this.#ends?.read(id)]);
     if (record === null || end == null) return record;
     return end.at === null ? null : endedBy(record, end.at);
+  }
+
+  /** A token that somebody else wrote to Redis counts as unknown. */
+  async #readIfSound(id: string): Promise<TokenRecord | null> {
+    try {
+      return await this.#tokens.read(id);
+    } catch (error) {
+      if (this.#ends === null || !isDamaged(error)) throw error;
+      this.#warn(error.message);
+      return null;
+    }
   }
 
   async create(record: TokenRecord): Promise<void> {
@@ -64,7 +79,8 @@ export class Tokens implements TokenStore {
   }
 
   async list(): Promise<TokenRecord[]> {
-    const records = await this.#tokens.list();
+    // Only warn about an unreadable record, so that the other tokens can still be listed and revoked.
+    const records = await this.#tokens.list({}, (_, error) => this.#warn(error.message));
     const ends = new Map((await this.notedEnds()).map((end) => [end.id, end.at]));
     return records.flatMap((record) => {
       const at = ends.get(record.id);
@@ -74,7 +90,12 @@ export class Tokens implements TokenStore {
   }
 
   async noteEnd(end: TokenEnd): Promise<void> {
-    await this.#ends?.put(end.id, end);
+    assertTokenId(end.id);
+    await this.#ends?.update(end.id, (draft) => {
+      const known = draft.record;
+      const isEarlier = known === null || (known.at !== null && (end.at === null || end.at < known.at));
+      if (isEarlier) draft.record = end;
+    });
   }
 
   async notedEnds(): Promise<TokenEnd[]> {

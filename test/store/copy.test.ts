@@ -1,11 +1,10 @@
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { expect, it } from "vitest";
-import { keyDigest, userDigest } from "../../src/base/ids.js";
 import type { Progress } from "../../src/base/progress.js";
-import { copyContents, isEmpty, readContents } from "../../src/store/copy.js";
-import type { Store } from "../../src/store/ports.js";
-import { openStore } from "../../src/store/store.js";
+import { copyContents, isEmpty, readContents, sessionsIn } from "../../src/store/copy.js";
+import { LIMITS } from "../../src/store/limits.js";
+import type { Changes } from "../../src/store/rows.js";
+import { type FleetStore, openStore } from "../../src/store/store.js";
+import { KEYED_TURNS } from "../../src/store/tokens.js";
 import { altered } from "../fixtures/store/altered-store.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -17,7 +16,7 @@ const SESSIONS = 60;
 const SUSPENDED = { since: "2026-01-01T00:00:00.000Z", reason: null };
 const KEYED = ["k1", "k2"].map((key) => keyedTurn("ann", key));
 
-async function filled(): Promise<Store> {
+async function filled(): Promise<FleetStore> {
   const store = openStore("file", await temporaryRoot());
   await store.registry.update((draft) => {
     draft.servers.s1 = serverRecord("s1");
@@ -37,28 +36,18 @@ it("copyContents copies a whole store, reports its progress, and leaves the sour
   expect([isEmpty(contents), isEmpty(await readContents(to))]).toEqual([false, true]);
   const seen: Progress[] = [];
   await copyContents(contents, from, to, { signal: NEVER, onProgress: (progress) => void seen.push(progress) });
-  expect(seen).toEqual([50, 60].map((done) => ({ done, total: SESSIONS, turns: [] })));
+  const total = SESSIONS + 2 + KEYED.length;
+  expect(seen).toEqual([50, 60, 62, 64].map((done) => ({ done, total, turns: [] })));
   expect(await readContents(to)).toEqual(contents);
-  expect(contents.limits).toEqual([
+  expect([...(contents.records.get(LIMITS)?.values() ?? [])]).toEqual([
     { user: "ann", limits: { sessions: 3, tokensPerDay: null }, groups: [], suspended: SUSPENDED },
     { user: "bob", limits: {}, groups: ["interns"] },
   ]);
-  expect(contents.keyedTurns).toEqual(KEYED);
+  expect(new Set(contents.records.get(KEYED_TURNS)?.values())).toEqual(new Set(KEYED));
   expect(await readContents(from)).toEqual(contents);
 });
 
-it("readContents reports a damaged record of an idempotency key, and still reads all others", async () => {
-  const root = await temporaryRoot();
-  const store = openStore("file", root);
-  for (const turn of KEYED) await store.keyedTurns.create(turn);
-  writeFileSync(join(root, "keyed-turns", userDigest("ann"), `${keyDigest("k1")}.json`), "damaged");
-  const leftOut: string[] = [];
-  expect((await readContents(store, (message) => void leftOut.push(message))).keyedTurns).toEqual([KEYED[1]]);
-  const named = `The idempotency key with the record "${keyDigest("k1")}" was not copied`;
-  expect(leftOut).toEqual([expect.stringContaining(named)]);
-});
-
-it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Store, Store]]>([
+it.each<[string, RegExp, (from: FleetStore, to: FleetStore, stop: AbortController) => [FleetStore, FleetStore]]>([
   [
     "the source changes during the copy",
     /changed while it was being copied/,
@@ -80,10 +69,10 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     (from, to) => [
       from,
       altered(to, {
-        sessions: {
-          create: async (record) => {
-            if (record.id === "a59") throw new Error("no room");
-            await to.sessions.create(record);
+        rows: {
+          commit: async (changes: Changes) => {
+            if (changes.some(({ id }) => id === "a9")) throw new Error("no room");
+            return await to.rows.commit(changes);
           },
         },
       }),
@@ -110,10 +99,10 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
     (from, to, stop) => [
       from,
       altered(to, {
-        sessions: {
-          create: async (record) => {
-            await to.sessions.create(record);
+        rows: {
+          commit: async (changes: Changes) => {
             stop.abort(new Error("stopped by hand"));
+            return await to.rows.commit(changes);
           },
         },
       }),
@@ -125,10 +114,10 @@ it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Sto
   const stop = new AbortController();
   const [from, to] = meddle(source, target, stop);
   await expect(copyContents(contents, from, to, stop)).rejects.toThrow(message);
-  const { registry, sessions, limits, keyedTurns } = await readContents(target);
-  expect([...limits, ...keyedTurns]).toEqual([]);
+  const { registry, records } = await readContents(target);
   expect(registry).toEqual({ servers: {} });
-  expect(sessions.map(({ id }) => id).filter((id) => id !== "others")).toEqual([]);
+  const left = [...records.values()].flatMap((ofKind) => [...ofKind.keys()]);
+  expect(left.filter((id) => id !== "others")).toEqual([]);
 });
 
 it("copyContents refuses to copy if the target has a session with the same id, and keeps that session", async () => {
@@ -137,7 +126,7 @@ it("copyContents refuses to copy if the target has a session with the same id, a
   const theirs = sessionRecord("a30", { owner: "bob" });
   await to.sessions.create(theirs);
   await expect(copyContents(contents, from, to, { signal: NEVER })).rejects.toMatchObject({
-    code: "FLEET_SESSION_EXISTS",
+    code: "FLEET_STATE_BUSY",
   });
-  expect((await readContents(to)).sessions).toEqual([theirs]);
+  expect(sessionsIn(await readContents(to))).toEqual([theirs]);
 });

@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
+import { FleetError, quote } from "../../base/errors.js";
 import { SCHEMA } from "../../base/server.js";
-import { isObject } from "../../base/values/text.js";
+import { isObject, sha256 } from "../../base/values/text.js";
 import { newerError } from "../failures.js";
-import type { Changes, Kind, Row, Rows, Selection } from "../rows.js";
+import type { AnyKind, Changes, Kind, Row, Rows, Selection } from "../rows.js";
 import type { Connection } from "./connection.js";
 import { corruptError } from "./failures.js";
 import { foundingScript, script, TELL_TIME } from "./scripts.js";
@@ -72,22 +73,47 @@ return {'ok'}
 const COMMIT_KEY_MS = 60_000;
 /** How many ids one answer contains. Lua cannot return many more values. */
 const AT_ONCE = 1_000;
-/** Of how many rows this process remembers the revision. */
-const MOST_KNOWN = 20_000;
+/** How many rows one process remembers, so that they use at most about 30 MB. */
+const MOST_KNOWN = 100_000;
 
 const HEAD = /^((\d{1,9}) (\d{1,15})-[0-9a-f]+)(?: ([0-9a-f]{8}\.[\w-]{43}))?\n$/;
 
 /** A row with its header, which nobody has verified. */
 export interface RawRow {
   key: string;
-  /** The first line, with its newline. */
+  /** The first line, with its newline. If it is not a valid header, the whole text. */
   head: string;
+  /** 0 if the header is not valid. */
   schema: number;
   revision: number;
   /** The part of the row that the signature covers. */
   content: string;
   signature: string | undefined;
   data: string;
+}
+
+interface Known {
+  revision: number;
+  /** A digest of the row's rights. Empty if its kind has none. */
+  rights: string;
+}
+
+function rightsOf({ rights }: AnyKind, record: object): string {
+  return rights === null ? "" : sha256(JSON.stringify(rights(record)));
+}
+
+function olderThanKnown(key: string): string {
+  return `The record ${quote(key)} in Redis is older than one that this host has read before.`;
+}
+
+function putBack(key: string): FleetError {
+  const message = `${olderThanKnown(key)} It gives rights to other users, so the fleet does not use it.`;
+  return new FleetError("FLEET_STATE_UNSIGNED", message, {
+    suggestions: [
+      "Find out who else can write to Redis, and change its password.",
+      "If Redis lost changes in a failover: restart serve on all hosts, then set the members of the session again.",
+    ],
+  });
 }
 
 /** Rows in a Redis database, which many hosts may share. */
@@ -97,8 +123,8 @@ export class RedisRows implements Rows {
   /** The beginning of all keys. */
   readonly #prefix: string;
   readonly #warn: (message: string) => void;
-  /** The highest revision that this process has seen of each row. */
-  readonly #known = new Map<string, number>();
+  /** The newest version of each row that this process has read or written, in the order of their last use. */
+  readonly #known = new Map<string, Known>();
 
   /** @param prefix as {@link keyPrefix} returns it */
   constructor(connection: Connection, signer: Signer, prefix: string, warn: (message: string) => void) {
@@ -109,15 +135,19 @@ export class RedisRows implements Rows {
   }
 
   async read<T extends object>(kind: Kind<T>, ids: readonly string[]): Promise<(Row<T> | null)[]> {
+    // Compare with what was known before the read, because this process may commit a newer row during the read.
+    const known = ids.map((id) => this.#known.get(this.#keyOf(kind, id)));
     const rows = await this.readRaw(kind, ids);
     return rows.map((raw, index) => {
       if (raw === null) return null;
       const { key, head, schema, content, signature, data } = raw;
+      if (schema === 0) throw corruptError(key, "its first line is not a valid header");
       this.#signer.assert(key, content, signature);
       // Check this after the signature, so that nobody else can make a row look as if a newer version had written it.
       if (schema > SCHEMA) throw newerError(key, schema);
-      this.#meet(raw);
-      return { id: ids[index] ?? "", version: head, record: parseRecord<T>(key, data) };
+      const record = parseRecord<T>(key, data);
+      this.#meet(raw, rightsOf(kind, record), known[index]);
+      return { id: ids[index] ?? "", version: head, record };
     });
   }
 
@@ -136,15 +166,18 @@ export class RedisRows implements Rows {
       // The first key is that of every script.
       return 2 + (known === -1 ? keys.push(key) - 1 : known);
     };
+    const written: [key: string, known: Known][] = [];
     const listed = changes.map(({ kind, id, from, to }) => {
       const key = this.#keyOf(kind, id);
       const setsOf = (record: object | null) => (record === null ? [] : this.#setsOf(kind, record));
       const [before, after] = [setsOf(from?.record ?? null), setsOf(to)];
+      const revision = this.#revisionAfter(key, from);
+      if (to !== null) written.push([key, { revision, rights: rightsOf(kind, to) }]);
       return {
         key: numberOf(key),
         id,
         head: from?.version ?? "",
-        text: to && this.#textOf(key, commit, from, to),
+        text: to && this.#textOf(key, `${SCHEMA} ${revision}-${commit}`, to),
         ends: to && kind.endsAt(to),
         removed: before.filter((set) => !after.includes(set)).map(numberOf),
         added: after.filter((set) => from === null || !before.includes(set)).map(numberOf),
@@ -153,7 +186,36 @@ export class RedisRows implements Rows {
     const isVital = changes.some(({ kind }) => kind.isVital);
     const args = [COMMIT_KEY_MS, isVital ? "1" : "0", JSON.stringify(listed)];
     const [word] = await this.#connection.run(COMMIT, keys, args);
+    if (word !== "ok") return false;
+    for (const [key, known] of written) this.#remember(key, known);
+    return true;
+  }
+
+  async erase(kind: AnyKind, id: string): Promise<boolean> {
+    for (;;) {
+      const [raw = null] = await this.readRaw(kind, [id]);
+      if (raw === null) return false;
+      const isOurs = ["good", "outdated"].includes(this.#signer.verify(raw.key, raw.content, raw.signature));
+      if (isOurs && raw.schema > SCHEMA) throw newerError(raw.key, raw.schema);
+      if (await this.#eraseRaw(kind, id, raw)) return true;
+    }
+  }
+
+  async #eraseRaw(kind: AnyKind, id: string, { key, head, data }: RawRow): Promise<boolean> {
+    const keys = [`${this.#prefix}commit:${randomBytes(12).toString("hex")}`, key, ...this.#setsOfDamaged(kind, data)];
+    const sets = keys.slice(2).map((_, index) => 4 + index);
+    const change = { key: 3, id, head, text: null, ends: null, removed: sets, added: [] };
+    const [word] = await this.#connection.run(COMMIT, keys, [COMMIT_KEY_MS, "1", JSON.stringify([change])]);
     return word === "ok";
+  }
+
+  /** The sets that list a row, as far as its content shows them. */
+  #setsOfDamaged(kind: AnyKind, data: string): string[] {
+    try {
+      return this.#setsOf(kind, parseRecord("", data));
+    } catch {
+      return [this.#setOf(kind, {})];
+    }
   }
 
   async ids<T extends object>(kind: Kind<T>, { after, limit, ...selection }: Selection = {}): Promise<string[]> {
@@ -191,21 +253,36 @@ export class RedisRows implements Rows {
     await this.#connection.close();
   }
 
-  /** Warns if a row is older than one that this process has seen. A failover or a restored backup can cause this. */
-  #meet({ key, revision }: RawRow): void {
-    const known = this.#known.get(key) ?? 0;
-    if (revision < known)
+  /** @throws FleetError `FLEET_STATE_UNSIGNED` if a row that is older than the known one has other rights */
+  #meet({ key, revision }: RawRow, rights: string, known: Known | undefined): void {
+    if (known !== undefined && revision < known.revision) {
+      if (rights !== known.rights) throw putBack(key);
       this.#warn(
-        `The record ${JSON.stringify(key)} in Redis is older than one that this host has read before. Either Redis has lost changes, for example in a failover, or somebody has put an earlier record back.`,
+        `${olderThanKnown(key)} Redis has lost changes, for example in a failover, or somebody has put it back.`,
       );
-    if (this.#known.size >= MOST_KNOWN) this.#known.clear();
-    this.#known.set(key, revision);
+    }
+    this.#remember(key, { revision, rights });
   }
 
-  /** Revisions follow the clock, so that a row that was deleted and created again has a higher one than before. */
-  #textOf(key: string, commit: string, from: Row<object> | null, to: object): string {
+  #remember(key: string, seen: Known): void {
+    const known = this.#known.get(key);
+    this.#known.delete(key);
+    this.#known.set(key, known !== undefined && known.revision > seen.revision ? known : seen);
+    if (this.#known.size <= MOST_KNOWN) return;
+    // Forget many at once, because finding the first key of a map is slow after many deletions.
+    for (const first of [...this.#known.keys()].slice(0, MOST_KNOWN / 10)) this.#known.delete(first);
+  }
+
+  /**
+   * Revisions follow the clock, so that a row that was deleted and created again has a higher one than before. They also exceed
+   * all known ones, because rows that Redis has lost must not count as newer if somebody puts them back.
+   */
+  #revisionAfter(key: string, from: Row<object> | null): number {
     const before = Number(/^\d+ (\d+)-/.exec(from?.version ?? "")?.[1] ?? 0);
-    const version = `${SCHEMA} ${Math.max(before + 1, Date.now())}-${commit}`;
+    return Math.max(before + 1, (this.#known.get(key)?.revision ?? 0) + 1, Date.now());
+  }
+
+  #textOf(key: string, version: string, to: object): string {
     const data = JSON.stringify(to);
     return `${version} ${this.#signer.sign(key, `${version}\n${data}`)}\n${data}`;
   }
@@ -241,11 +318,10 @@ export function keyPrefix(fleet: string): string {
 function parseRow(key: string, text: string): RawRow {
   const end = text.indexOf("\n");
   const head = text.slice(0, end + 1);
-  const [, version = "", schema = "", revision = "", signature] = HEAD.exec(head) ?? [];
-  if (schema === "") throw corruptError(key, "its first line is not a valid header");
+  const [, version = "", schema = "0", revision = "0", signature] = HEAD.exec(head) ?? [];
   const data = text.slice(end + 1);
   const content = `${version}\n${data}`;
-  return { key, head, schema: Number(schema), revision: Number(revision), data, content, signature };
+  return { key, head: schema === "0" ? text : head, schema: Number(schema), revision: Number(revision), data, content, signature };
 }
 
 /** Parses the record of a row. Every call returns a private copy. */

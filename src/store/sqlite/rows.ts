@@ -10,7 +10,7 @@ import { shellQuote } from "../../base/values/text.js";
 import { busyError, corruptError, newerError } from "../failures.js";
 import { scratchName, syncNow } from "../file/durable.js";
 import { mediumError } from "../file/failures.js";
-import type { Changes, Kind, Row, Rows, Selection } from "../rows.js";
+import type { AnyKind, Changes, Kind, Row, Rows, Selection } from "../rows.js";
 
 export interface FileOptions {
   /**
@@ -356,6 +356,14 @@ export class SqliteRows implements Rows {
       return true;
     });
     return done ?? false;
+  }
+
+  async erase({ name }: AnyKind, id: string): Promise<boolean> {
+    const erased = await this.file.use("write", (sql) => {
+      sql("DELETE FROM found WHERE kind = ? AND id = ?").run(name, id);
+      return sql("DELETE FROM rows WHERE kind = ? AND id = ? RETURNING id").get(name, id) !== undefined;
+    });
+    return erased ?? false;
   }
 
   async ids<T extends object>(
