@@ -6,9 +6,9 @@ import { hashToken, isSameHash } from "../base/token.js";
 import { isDamaged } from "./failures.js";
 import type { LeaseStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
-import { type Draft, Table } from "./table.js";
+import { Table } from "./table.js";
 
-/** How long the last fence of a deleted session is remembered, in milliseconds. */
+/** How long the last fence of a session is remembered after its last lease, in milliseconds. */
 const REMEMBERED_MS = 24 * 3_600_000;
 /** Fences that come from another store may be ahead of this machine's clock by at most this much, in milliseconds. */
 const LONGEST_WAIT_MS = 10_000;
@@ -21,8 +21,8 @@ interface LeaseState {
   lease: Granted | null;
   /** The waiters, in the order of their first request. */
   queue: Place[];
-  /** When the state may be forgotten. Absent while its session may exist. */
-  forgottenAt?: number;
+  /** When the state may be forgotten. After that, fences still grow, because they follow the clock. */
+  keptUntil: number;
 }
 
 interface Granted extends Omit<Lease, "sessionId" | "remainingMs"> {
@@ -39,7 +39,7 @@ interface Place {
 export const LEASES = kind<LeaseState>("lease", {
   home: "use",
   assertId: assertSessionId,
-  endsAt: ({ forgottenAt = null }) => forgottenAt,
+  endsAt: ({ keptUntil }) => keptUntil,
   isVital: true,
 });
 
@@ -54,7 +54,8 @@ export class Leases implements LeaseStore {
   async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
     const { sessionId } = request;
     return await this.#table.update(sessionId, (draft, now) => {
-      const state = stateOf(draft);
+      const state = (draft.record ??= { fence: 0, lease: null, queue: [], keptUntil: 0 });
+      keep(state, now + Math.max(request.ttlMs, request.placeMs));
       const tokenHash = hashToken(request.token);
       const current = inForce(state, now);
       const granted = () => ({ granted: true as const, lease: view(sessionId, grant(state, request, now), now) });
@@ -85,6 +86,7 @@ export class Leases implements LeaseStore {
   async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
     return await this.#table.update(sessionId, ({ record }, now) => {
       const lease = held(sessionId, record, token, now);
+      if (record !== null) keep(record, now + ttlMs);
       Object.assign(lease, { endsAt: now + ttlMs, ttlMs, expiresAt: new Date(Date.now() + ttlMs).toISOString() });
       return view(sessionId, lease, now);
     });
@@ -133,7 +135,7 @@ export class Leases implements LeaseStore {
   async forget(sessionId: string): Promise<void> {
     const forgetting = this.#table.update(sessionId, (draft, now) => {
       if (draft.record === null) return;
-      draft.record = { fence: draft.record.fence, lease: null, queue: [], forgottenAt: now + REMEMBERED_MS };
+      draft.record = { fence: draft.record.fence, lease: null, queue: [], keptUntil: now + REMEMBERED_MS };
     });
     await forgetting.catch(async (error: unknown) => {
       if (!isDamaged(error)) throw error;
@@ -146,10 +148,9 @@ export class Leases implements LeaseStore {
   }
 }
 
-function stateOf(draft: Draft<LeaseState>): LeaseState {
-  draft.record ??= { fence: 0, lease: null, queue: [] };
-  delete draft.record.forgottenAt;
-  return draft.record;
+/** Makes a state last longer than its lease and its queue. To save writes, does so long before it is necessary. */
+function keep(state: LeaseState, until: number): void {
+  if (state.keptUntil < until + REMEMBERED_MS / 2) state.keptUntil = until + REMEMBERED_MS;
 }
 
 function inForce({ lease }: LeaseState, now: number): Granted | null {

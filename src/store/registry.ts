@@ -1,11 +1,12 @@
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { FleetError, systemCode } from "../base/errors.js";
-import type { Registry } from "../base/server.js";
-import { corruptError } from "./failures.js";
+import { FleetError, isFleetError, systemCode } from "../base/errors.js";
+import { type Registry, SCHEMA } from "../base/server.js";
+import { isObject } from "../base/values/text.js";
+import { corruptError, newerError } from "./failures.js";
 import { scratchName, syncNow } from "./file/durable.js";
 import { mediumError } from "./file/failures.js";
-import { EMPTY_REGISTRY, parseRegistry, type RegistryStore } from "./ports.js";
+import { type RegistryStore, withoutPrototype } from "./ports.js";
 import type { SqliteRows } from "./sqlite/rows.js";
 
 /**
@@ -30,8 +31,8 @@ export class RegistryFile implements RegistryStore {
 
   async update<T>(change: (draft: Registry) => T): Promise<T> {
     return await this.#rows.alone(() => {
-      const before = this.#load();
-      const draft = this.#parse(before);
+      const draft = this.#parse(this.#load());
+      const before = textOf(draft);
       const result = change(draft);
       if (result instanceof Promise) {
         result.catch(() => "the caller gets the next error instead");
@@ -40,29 +41,33 @@ export class RegistryFile implements RegistryStore {
           "A change to the store must be synchronous; this one returned a promise.",
         );
       }
-      const after = JSON.stringify(draft);
+      const after = textOf(draft);
       if (after !== before) this.#replace(after);
       return result;
     });
   }
 
   async rebuild(registry: Registry): Promise<void> {
-    await this.#rows.alone(() => this.#replace(JSON.stringify(registry)));
+    await this.#rows.alone(() => this.#replace(textOf(registry)));
   }
 
   #load(): string {
     try {
       return readFileSync(this.#path, "utf8");
     } catch (error) {
-      if (systemCode(error) === "ENOENT") return EMPTY_REGISTRY;
+      if (systemCode(error) === "ENOENT") return textOf({ servers: {} });
       throw mediumError("read", this.#path, error);
     }
   }
 
   #parse(text: string): Registry {
     try {
-      return parseRegistry(text);
+      const { schema, ...registry } = JSON.parse(text) as Registry & { schema: number };
+      if (schema > SCHEMA) throw newerError(this.#path, schema);
+      if (!isObject(registry.servers)) throw new Error("it has no servers");
+      return withoutPrototype(registry);
     } catch (error) {
+      if (isFleetError(error)) throw error;
       const detail = error instanceof Error ? error.message : String(error);
       throw corruptError(this.#path, detail, [
         "copilotfleet doctor --fix # rebuilds the registry from the folders and processes of the servers",
@@ -90,4 +95,8 @@ export class RegistryFile implements RegistryStore {
       rmSync(temp, { force: true });
     }
   }
+}
+
+function textOf(registry: Registry): string {
+  return `${JSON.stringify({ schema: SCHEMA, ...registry })}\n`;
 }

@@ -113,6 +113,8 @@ export class SqliteFile {
 
   /** Looks for damage in the whole file. @returns what it found; null for an undamaged file, or none */
   async damage(): Promise<string | null> {
+    // An open connection may have pages in memory that are damaged on the disk.
+    this.#forget();
     try {
       const rows = await this.use("read", (sql) => sql("PRAGMA quick_check(1)").all());
       const text = rows?.[0]?.quick_check ?? "ok";
