@@ -98,10 +98,6 @@ export function hourOf(at: string | number): number {
   return Math.floor(new Date(at).getTime() / HOUR_MS);
 }
 
-export function hourStart(hour: number): number {
-  return hour * HOUR_MS;
-}
-
 /** The day of a time, such as `2026-11-29`, in UTC. */
 export function dayOf(at: string | number): string {
   return new Date(at).toISOString().slice(0, 10);

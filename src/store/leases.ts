@@ -54,7 +54,8 @@ export class Leases implements LeaseStore {
   async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
     const { sessionId } = request;
     return await this.#table.update(sessionId, (draft, now) => {
-      const state = (draft.record ??= { fence: 0, lease: null, queue: [], keptUntil: 0 });
+      draft.record ??= { fence: 0, lease: null, queue: [], keptUntil: 0 };
+      const state = draft.record;
       keep(state, now + Math.max(request.ttlMs, request.placeMs));
       const tokenHash = hashToken(request.token);
       const current = inForce(state, now);

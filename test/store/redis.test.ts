@@ -4,8 +4,10 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { openStore } from "../../src/store/store.js";
 import { describeStore } from "../contract/store.contract.js";
+import { requestLines } from "../contract/usage.contract.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 
+const HOUR_MS = 3_600_000;
 const problem = redisProblem();
 if (problem !== undefined) console.warn(`the store contract on Redis is skipped: ${problem}`);
 
@@ -44,6 +46,31 @@ describe.skipIf(problem !== undefined)("on a real Redis", () => {
       reopen: async () => openStore(url, root),
       cleanup: () => rm(root, { recursive: true, force: true }),
     };
+  });
+
+  it("upkeep deletes lines of the ledger after two days, and their sums after the retention", async () => {
+    const root = await mkdtemp(join(tmpdir(), "copilotfleet-store-"));
+    const url = redis.url();
+    const store = openStore(url, root);
+    const hour = Math.floor(Date.now() / HOUR_MS) - 72;
+    const at = new Date(hour * HOUR_MS + 1_000).toISOString();
+    store.usage.append([...requestLines("old", { at }), ...requestLines("new")]);
+    const requestsSince = async (from: number) => {
+      const parts = await store.usage.read({ from, to: Date.now() + HOUR_MS, by: "user" });
+      return parts.reduce((sum, { requests }) => sum + requests, 0);
+    };
+    expect(await requestsSince(Date.parse(at) + 1)).toBe(1);
+    const keys = async (name: string) => (await redis.client.keys(`*:ledger-${name}:${hour}`)).length;
+    await store.usage.upkeep(400 * 24 * HOUR_MS);
+    expect([await keys("lines"), await keys("sums")]).toEqual([0, 1]);
+    // The old hour has no more lines, so it counts as a whole.
+    expect(await requestsSince(Date.parse(at) + 1)).toBe(2);
+    expect(await requestsSince((hour + 1) * HOUR_MS)).toBe(1);
+    await store.usage.upkeep(48 * HOUR_MS);
+    expect(await keys("sums")).toBe(0);
+    expect(await requestsSince(0)).toBe(1);
+    await store.close();
+    await rm(root, { recursive: true, force: true });
   });
 
   it("all hosts get the same pseudonym key, even if each offers a different key at the same time", async () => {

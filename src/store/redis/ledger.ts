@@ -22,8 +22,8 @@ import { foundingScript, script } from "./scripts.js";
  */
 
 /**
- * KEYS[2] the number of each name, [3] the name of each number, [4] the last hour of each number, [5] the hours, and for each hour
- * of the lines, from [6] on: its lines, its sums, and the tokens of its day. ARGV[4] the lines as JSON.
+ * KEYS[2] the number of each name, [3] the name of each number, [4] the last hour of each number, [5] the hours, [6] the hours
+ * of which there are lines, and for each hour of the new lines, from [7] on: its lines, its sums, and the tokens of its day. ARGV[4] the lines as JSON.
  */
 const APPEND = foundingScript(`
 local function number_of(name, hour)
@@ -53,13 +53,14 @@ for _, line in ipairs(cjson.decode(ARGV[4])) do
     end
     redis.call('HSET', sums, cell, cjson.encode(total))
     redis.call('ZADD', KEYS[5], line.hour, line.hour)
+    redis.call('ZADD', KEYS[6], line.hour, line.hour)
     if line.tokens > 0 then redis.call('HINCRBY', tokens, user, line.tokens) end
   end
 end
 return {'ok'}
 `);
 
-/** KEYS[2] the hours. ARGV[4] the first and [5] the last hour. */
+/** KEYS[2] hours. ARGV[4] the first and [5] the last hour. */
 const HOURS = script("return {'hours', unpack(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[4], ARGV[5]))}");
 
 /** KEYS[2] and later: hashes. Answers the fields and values of each. */
@@ -89,6 +90,13 @@ end
 return {'ok'}
 `);
 
+/** KEYS[2] hours of which there are lines, and later keys: lines to delete. ARGV[4] the first hour whose lines stay. */
+const FORGET_LINES = script(`
+for index = 3, #KEYS do redis.call('DEL', KEYS[index]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[4])
+return {'ok'}
+`);
+
 /** KEYS[2] to [5] as in APPEND, and later keys: what to delete. ARGV[4] the first hour that stays. */
 const TRIM = script(`
 for index = 6, #KEYS do redis.call('DEL', KEYS[index]) end
@@ -105,6 +113,8 @@ return {'ok'}
 /** How many hours, names or lines one script works on. */
 const AT_ONCE = 100;
 const HOUR_MS = 3_600_000;
+/** How long lines are kept, in hours. Later, only the sums of their hour are. */
+const LINES_HOURS = 48;
 /** The order of the counts of a line and of a sum. */
 const COUNTS = ["turns", "requests", "inputTokens", "outputTokens", "cacheReadTokens", "credits"] as const;
 
@@ -120,7 +130,7 @@ export class RedisLedger {
   constructor(connection: Connection, prefix: string) {
     this.#connection = connection;
     this.#prefix = `${prefix}ledger-`;
-    this.#common = ["numbers", "names", "last", "hours"].map((name) => this.#prefix + name);
+    this.#common = ["numbers", "names", "last", "hours", "lined"].map((name) => this.#prefix + name);
   }
 
   /** Appends lines. A line that is already there, by its id and whether it is the first half, counts only once. */
@@ -150,11 +160,16 @@ export class RedisLedger {
     }
   }
 
-  /** Adds up the lines from `from` until before `to`: whole hours by their sums, and the rest line by line. */
+  /**
+   * Adds up the lines from `from` until before `to`: whole hours by their sums, and the rest line by line. Hours of which there
+   * are no more lines count as a whole.
+   */
   async read({ from, to, by, user }: UsageQuery): Promise<UsagePart[]> {
     const found: { cell: string; at: number; counts: (number | null)[] }[] = [];
-    const hours = await this.#hours(Math.floor(from / HOUR_MS), Math.floor((to - 1) / HOUR_MS));
-    const isWhole = (hour: number) => hour * HOUR_MS >= from && (hour + 1) * HOUR_MS <= to;
+    const [first, last] = [Math.floor(from / HOUR_MS), Math.floor((to - 1) / HOUR_MS)];
+    const hours = await this.#hours("hours", first, last);
+    const lined = new Set(await this.#hours("lined", first, last));
+    const isWhole = (hour: number) => !lined.has(hour) || (hour * HOUR_MS >= from && (hour + 1) * HOUR_MS <= to);
     const whole = hours.filter(isWhole);
     await this.#eachField(
       whole.map((hour) => this.#keysOf(hour)[1] ?? ""),
@@ -206,23 +221,34 @@ export class RedisLedger {
       await this.#connection.run(RENAME, this.#common.slice(0, 2), pairs.slice(at, at + 2 * AT_ONCE));
   }
 
-  /** Deletes the lines of the hours before a time, in milliseconds since the epoch. */
+  /** Deletes old lines, and the sums of the hours before a time, in milliseconds since the epoch. */
   async deleteBefore(time: number): Promise<void> {
+    await this.#forgetLines(Math.floor(Date.now() / HOUR_MS) - LINES_HOURS);
     const first = Math.floor(time / HOUR_MS);
-    const old = await this.#hours(0, first - 1);
+    const old = await this.#hours("hours", 0, first - 1);
     for (let at = 0; at < old.length; at += AT_ONCE) {
       const part = old.slice(at, at + AT_ONCE);
       const stays = at + AT_ONCE < old.length ? (old[at + AT_ONCE] ?? first) : first;
       await this.#connection.run(
         TRIM,
-        [...this.#common, ...part.flatMap((hour) => this.#keysOf(hour).slice(0, 2))],
+        [...this.#common.slice(0, 4), ...part.flatMap((hour) => this.#keysOf(hour).slice(0, 2))],
         [stays],
       );
     }
   }
 
-  async #hours(first: number, last: number): Promise<number[]> {
-    const [, ...hours] = await this.#connection.run(HOURS, [this.#common[3] ?? ""], [first, last]);
+  /** @param first the first hour whose lines stay */
+  async #forgetLines(first: number): Promise<void> {
+    const old = await this.#hours("lined", 0, first - 1);
+    for (let at = 0; at < old.length; at += AT_ONCE) {
+      const part = old.slice(at, at + AT_ONCE);
+      const lines = part.map((hour) => this.#keysOf(hour)[0] ?? "");
+      await this.#connection.run(FORGET_LINES, [`${this.#prefix}lined`, ...lines], [(part.at(-1) ?? 0) + 1]);
+    }
+  }
+
+  async #hours(set: "hours" | "lined", first: number, last: number): Promise<number[]> {
+    const [, ...hours] = await this.#connection.run(HOURS, [this.#prefix + set], [first, last]);
     return hours.map(Number);
   }
 

@@ -321,7 +321,15 @@ function parseRow(key: string, text: string): RawRow {
   const [, version = "", schema = "0", revision = "0", signature] = HEAD.exec(head) ?? [];
   const data = text.slice(end + 1);
   const content = `${version}\n${data}`;
-  return { key, head: schema === "0" ? text : head, schema: Number(schema), revision: Number(revision), data, content, signature };
+  return {
+    key,
+    head: schema === "0" ? text : head,
+    schema: Number(schema),
+    revision: Number(revision),
+    data,
+    content,
+    signature,
+  };
 }
 
 /** Parses the record of a row. Every call returns a private copy. */
