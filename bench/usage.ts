@@ -48,7 +48,8 @@ async function measureReport(url: string, state: NodeJS.ProcessEnv): Promise<voi
       Array.from({ length: 500 }, (_, index) => linesOf(now - DAY_MS * 1.2 * (1 - (at + 2 * index) / LINES))).flat(),
     );
   }
-  await store.close(); // A Redis store first sends its remaining lines.
+  await usage.settled();
+  await store.close();
   const ask = (by: string) => {
     const begun = performance.now();
     execFileSync(process.execPath, [COMMAND, "usage", "--since", "24h", "--by", by, "--json"], {

@@ -3,48 +3,66 @@ import type { Renaming } from "../ports.js";
 import { type FileOptions, type Sql, SqliteFile } from "./rows.js";
 
 /*
- * The names of users and sessions stand only in the table `names`. Everything else has their numbers, so a purge changes
- * the row of each name, and no line. After that, the same name gets a new number.
+ * The names of users, sessions, models and tokens stand only in the table `names`. Everything else has their numbers, so a purge
+ * changes the row of each name, and no line. After that, the same name gets a new number. 0 stands for null.
  *
- * `sums` adds up the lines of each hour. It has no null in its key, because SQLite treats nulls in a key as different.
+ * `sums` adds up the lines of each hour, and `totals` the same without the sessions, because few queries need these.
  */
+const COUNTS = ["turns", "requests", "input", "output", "cached", "credits"];
+const COUNT_COLUMNS =
+  "turns INTEGER NOT NULL, requests INTEGER NOT NULL, input INTEGER, output INTEGER, cached INTEGER, credits REAL";
 const TABLES = `
 CREATE TABLE names (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL);
 CREATE INDEX names_by_name ON names (kind, name);
 CREATE TABLE lines (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL, begun INTEGER NOT NULL, at INTEGER NOT NULL,
-  user INTEGER NOT NULL, session INTEGER NOT NULL, model TEXT NOT NULL, token TEXT NOT NULL, rest TEXT NOT NULL,
-  turns INTEGER NOT NULL, requests INTEGER NOT NULL, input INTEGER, output INTEGER, cached INTEGER, credits REAL,
+  user INTEGER NOT NULL, session INTEGER NOT NULL, model INTEGER NOT NULL, token INTEGER NOT NULL, rest TEXT NOT NULL,
+  ${COUNT_COLUMNS},
   UNIQUE (id, begun)
 );
 CREATE INDEX lines_by_time ON lines (at);
 CREATE TABLE sums (
-  user INTEGER NOT NULL, hour INTEGER NOT NULL, session INTEGER NOT NULL, model TEXT NOT NULL, token TEXT NOT NULL,
-  turns INTEGER NOT NULL, requests INTEGER NOT NULL, input INTEGER, output INTEGER, cached INTEGER, credits REAL,
-  PRIMARY KEY (user, hour, session, model, token)
+  hour INTEGER NOT NULL, user INTEGER NOT NULL, session INTEGER NOT NULL, model INTEGER NOT NULL, token INTEGER NOT NULL,
+  ${COUNT_COLUMNS},
+  PRIMARY KEY (hour, user, session, model, token)
 ) WITHOUT ROWID;
+CREATE TABLE totals (
+  user INTEGER NOT NULL, hour INTEGER NOT NULL, model INTEGER NOT NULL, token INTEGER NOT NULL,
+  ${COUNT_COLUMNS},
+  PRIMARY KEY (user, hour, model, token)
+) WITHOUT ROWID;
+CREATE INDEX totals_by_hour ON totals (hour);
 `;
 
-const COUNTS = ["turns", "requests", "input", "output", "cached", "credits"];
-/** Stands for null in the columns `model` and `token`. */
-const NONE = "";
 const HOUR_MS = 3_600_000;
 
-/** For each grouping, what the lines are grouped by, and the key of a group. */
-const KEYS: Record<UsageBy, { of: string; shown: string }> = {
-  user: { of: "0", shown: "names.name" },
-  session: { of: "session", shown: "(SELECT name FROM names WHERE id = part)" },
-  model: { of: "0", shown: `nullif(model, '${NONE}')` },
-  token: { of: "token", shown: `nullif(part, '${NONE}')` },
-  day: { of: "at / 86400000", shown: "strftime('%Y-%m-%d', part * 86400, 'unixepoch')" },
+/** For each grouping, what the rows are grouped by besides user and model, and the key of a group. */
+const KEYS: Record<UsageBy, { part: string; shown: string }> = {
+  user: { part: "0", shown: nameOf("user") },
+  session: { part: "session", shown: nameOf("part") },
+  model: { part: "0", shown: nameOf("model") },
+  token: { part: "token", shown: nameOf("part") },
+  day: { part: "at / 86400000", shown: "strftime('%Y-%m-%d', part * 86400, 'unixepoch')" },
 };
 
-const ADD_SUM = `
-INSERT INTO sums VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET ${COUNTS.map(
-  (count) =>
-    `${count} = CASE WHEN excluded.${count} IS NULL THEN ${count} ELSE coalesce(${count}, 0) + excluded.${count} END`,
-).join(", ")}`;
+function nameOf(column: string): string {
+  return `(SELECT name FROM names WHERE id = ${column})`;
+}
+
+function adding(table: "sums" | "totals", keys: readonly string[]): string {
+  const columns = [...keys, ...COUNTS];
+  const added = COUNTS.map((count) => `${count} = ${plus(count)}`);
+  return `INSERT INTO ${table} (${columns.join(", ")}) VALUES (${columns.map(() => "?").join(", ")})
+ON CONFLICT DO UPDATE SET ${added.join(", ")}`;
+}
+
+/** Adds numbers of which each may be unknown. */
+function plus(count: string): string {
+  return `CASE WHEN excluded.${count} IS NULL THEN ${count} ELSE coalesce(${count}, 0) + excluded.${count} END`;
+}
+
+const ADD_SUM = adding("sums", ["hour", "user", "session", "model", "token"]);
+const ADD_TOTAL = adding("totals", ["hour", "user", "model", "token"]);
 
 /** The ledger of one host, in an SQLite file of its own, because it grows, and its writes need not survive a power failure. */
 export class SqliteLedger {
@@ -62,13 +80,15 @@ export class SqliteLedger {
         const { turns, requests, inputTokens, outputTokens, cacheReadTokens, credits } = countsOf(line);
         const counts = [turns, requests, inputTokens, outputTokens, cacheReadTokens, credits];
         const [userId, session] = [numberOf(sql, "user", user), numberOf(sql, "session", sessionId)];
-        const [named, token] = [model ?? NONE, tokenId ?? NONE];
+        const [named, token] = [numberOf(sql, "model", model), numberOf(sql, "token", tokenId)];
         const rest = JSON.stringify({ kind, host, ms, outcome });
         const begun = outcome === "begun" ? 1 : 0;
         const added = sql(
           "INSERT INTO lines VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING number",
         ).get(id, begun, Date.parse(at), userId, session, named, token, rest, ...counts);
-        if (added !== undefined) sql(ADD_SUM).run(userId, hourOf(at), session, named, token, ...counts);
+        if (added === undefined) continue;
+        sql(ADD_SUM).run(hourOf(at), userId, session, named, token, ...counts);
+        sql(ADD_TOTAL).run(hourOf(at), userId, named, token, ...counts);
       }
     });
   }
@@ -81,16 +101,16 @@ export class SqliteLedger {
     const rows = await this.file.use("read", (sql) => {
       const ofUser = user === undefined ? "" : " AND user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?)";
       const users = user === undefined ? [] : [user];
-      const columns = `user, session, model, token, ${COUNTS.join(", ")}`;
+      const columns = `user, ${by === "session" ? "session, " : ""}model, token, ${COUNTS.join(", ")}`;
       const summed = COUNTS.map((count) => `sum(${count}) AS ${count}`).join(", ");
       return sql(`
 WITH used AS (
-  SELECT hour * ${HOUR_MS} AS at, ${columns} FROM sums WHERE hour >= ? AND hour < ?${ofUser}
+  SELECT hour * ${HOUR_MS} AS at, ${columns} FROM ${by === "session" ? "sums" : "totals"} WHERE hour >= ? AND hour < ?${ofUser}
   UNION ALL
   SELECT at, ${columns} FROM lines WHERE (at >= ? AND at < ? OR at >= ? AND at < ?)${ofUser}
-), grouped AS (SELECT user, model, ${KEYS[by].of} AS part, ${summed} FROM used GROUP BY 1, 2, 3)
-SELECT names.name AS user, nullif(model, '${NONE}') AS model, ${KEYS[by].shown} AS key, ${summed}
-FROM grouped JOIN names ON names.id = user GROUP BY 1, 2, 3`).all(
+), grouped AS (SELECT user, model, ${KEYS[by].part} AS part, ${summed} FROM used GROUP BY 1, 2, 3)
+SELECT ${nameOf("user")} AS user, ${nameOf("model")} AS model, ${KEYS[by].shown} AS key, ${summed}
+FROM grouped GROUP BY 1, 2, 3`).all(
         ...[begin / HOUR_MS, last / HOUR_MS, ...users],
         ...[from, begin, last, to, ...users],
       );
@@ -107,7 +127,7 @@ FROM grouped JOIN names ON names.id = user GROUP BY 1, 2, 3`).all(
   async tokensSince(user: string, from: number): Promise<number> {
     const row = await this.file.use("read", (sql) =>
       sql(
-        `SELECT coalesce(sum(coalesce(input, 0) + coalesce(output, 0)), 0) AS tokens FROM sums
+        `SELECT coalesce(sum(coalesce(input, 0) + coalesce(output, 0)), 0) AS tokens FROM totals
 WHERE user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?) AND hour >= ?`,
       ).get(user, Math.floor(from / HOUR_MS)),
     );
@@ -129,19 +149,16 @@ WHERE user IN (SELECT id FROM names WHERE kind = 'user' AND name = ?) AND hour >
   /** The lines that were appended first, and the number of the last of them. */
   async oldest(limit: number): Promise<{ lines: LedgerLine[]; last: number }> {
     const rows = await this.file.use("read", (sql) =>
-      sql(`SELECT number, lines.id AS id, at, users.name AS user, sessions.name AS session, model, token, rest,
-input, output, cached, credits FROM lines
-JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = session ORDER BY number LIMIT ?`).all(
-        limit,
-      ),
+      sql(`SELECT number, id, at, ${["user", "session", "model", "token"].map((name) => `${nameOf(`lines.${name}`)} AS ${name}`).join(", ")}, rest,
+input, output, cached, credits FROM lines ORDER BY number LIMIT ?`).all(limit),
     );
     const lines = (rows ?? []).map(({ id, at, user, session, model, token, rest, input, output, cached, credits }) => ({
       id,
       at: new Date(at).toISOString(),
       user,
       sessionId: session,
-      model: model === NONE ? null : model,
-      tokenId: token === NONE ? null : token,
+      model,
+      tokenId: token,
       inputTokens: input,
       outputTokens: output,
       cacheReadTokens: cached,
@@ -156,6 +173,7 @@ JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = s
     await this.file.use("write", (sql) => {
       sql("DELETE FROM lines WHERE number <= ?").run(number);
       sql("DELETE FROM sums").run();
+      sql("DELETE FROM totals").run();
     });
   }
 
@@ -165,7 +183,9 @@ JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = s
     await this.file.use("write", (sql) => {
       sql("DELETE FROM lines WHERE at < ?").run(hour * HOUR_MS);
       sql("DELETE FROM sums WHERE hour < ?").run(hour);
-      sql("DELETE FROM names WHERE id NOT IN (SELECT user FROM sums UNION SELECT session FROM sums)").run();
+      sql("DELETE FROM totals WHERE hour < ?").run(hour);
+      const used = ["user", "session", "model", "token"].map((column) => `SELECT ${column} FROM sums`).join(" UNION ");
+      sql(`DELETE FROM names WHERE id NOT IN (${used})`).run();
     });
   }
 
@@ -174,7 +194,8 @@ JOIN names AS users ON users.id = user JOIN names AS sessions ON sessions.id = s
   }
 }
 
-function numberOf(sql: Sql, kind: "user" | "session", name: string): number {
+function numberOf(sql: Sql, kind: "user" | "session" | "model" | "token", name: string | null): number {
+  if (name === null) return 0;
   const known = sql("SELECT max(id) AS id FROM names WHERE kind = ? AND name = ?").get(kind, name);
   return known.id ?? sql("INSERT INTO names VALUES (NULL, ?, ?) RETURNING id").get(kind, name).id;
 }

@@ -138,7 +138,7 @@ export class SqliteFile {
 
   async #copy(): Promise<void> {
     const found = await this.damage();
-    if (found !== null) throw corruptError(this.#path, found, "copilotfleet doctor --fix");
+    if (found !== null) throw this.corrupt(found);
     const open = await this.use("read", () => this.#open);
     if (open === undefined) return;
     const temp = join(dirname(this.#path), scratchName("tmp"));
@@ -179,6 +179,11 @@ export class SqliteFile {
       rmSync(temp, { force: true });
     }
     return { keptAs, copiedAt };
+  }
+
+  /** The error of damage that a read has found. */
+  corrupt(detail: string, cause?: unknown): FleetError {
+    return corruptError(this.#path, detail, "copilotfleet doctor --fix", cause);
   }
 
   get #copyPath(): string {
@@ -264,8 +269,7 @@ export class SqliteFile {
     const code = sqliteCode(error);
     if (code === null) return mediumError(action, this.#path, error);
     const text = error instanceof Error ? error.message : String(error);
-    if (code === CORRUPT || code === NOT_A_DATABASE)
-      return corruptError(this.#path, text, "copilotfleet doctor --fix", error);
+    if (code === CORRUPT || code === NOT_A_DATABASE) return this.corrupt(text, error);
     // Any other code shows an error in our statements.
     if (!MEDIUM.has(code)) return error;
     const verb = action === "read" ? "read" : "written";
@@ -278,7 +282,8 @@ export class SqliteFile {
 
 const TABLES = `
 CREATE TABLE rows (
-  kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, ends INTEGER, data TEXT NOT NULL,
+  kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, ends INTEGER,
+  data TEXT NOT NULL CHECK (json_valid(data)),
   PRIMARY KEY (kind, id)
 ) WITHOUT ROWID;
 CREATE INDEX row_ids ON rows (kind, id);
@@ -327,7 +332,7 @@ export class SqliteRows implements Rows {
     return ids.map((id) => {
       const row = found.get(id);
       if (row === undefined) return null;
-      return { id, version: String(row.version), record: JSON.parse(row.data) as T };
+      return { id, version: String(row.version), record: this.#parse<T>(kind, id, row.data) };
     });
   }
 
@@ -396,6 +401,14 @@ export class SqliteRows implements Rows {
 
   async close(): Promise<void> {
     await this.file.close();
+  }
+
+  #parse<T extends object>({ name }: Kind<T>, id: string, data: string): T {
+    try {
+      return JSON.parse(data) as T;
+    } catch (error) {
+      throw this.file.corrupt(`the ${name} ${quote(id)} is not valid JSON`, error);
+    }
   }
 
   /** The time by which records have ended. If an earlier clock set their ends, all that have one have ended. */
