@@ -189,10 +189,9 @@ describe("the source", () => {
     // Commands load the schemas of the calls between hosts only if they need them, so that they start faster on one
     // host.
     expect(importers(/^hosts\/calls\/rpc-table\.ts$/, { types: false, lazy: false })).toEqual([]);
-    expect(importers(/^proper-lockfile$/, { types: true })).toEqual(["store/file/failures.ts"]);
     expect(importers(/^prom-client$/, { types: true })).toEqual(["serve/report/metrics.ts"]);
     for (const file of importers(/^ioredis$/, { types: true })) expect(file).toMatch(/^store\/redis\//);
-    expect(importers(/^@photostructure\/sqlite$/, { types: true })).toEqual(["store/rows/sqlite.ts"]);
+    expect(importers(/^@photostructure\/sqlite$/, { types: true })).toEqual(["store/sqlite/rows.ts"]);
     expect(importers(/^ioredis$/, { types: false })).toEqual(["store/redis/connection.ts"]);
     for (const file of importers(/^jose$/, { types: true }))
       expect(file).toMatch(/^(identity\/(jwt|claims)\.ts$|providers\/github-app\.ts)/);

@@ -15,7 +15,7 @@ import { holderOf } from "../servers/claims.js";
 import { type Contents, copyContents, countOfTokens, isEmpty, readContents, sessionsIn } from "../store/copy.js";
 import { refuseErased, type Store } from "../store/ports.js";
 import type { SignatureFinding } from "../store/redis/signatures.js";
-import { checkState, openState, storeUrl } from "./parts.js";
+import { openState, storeUrl } from "./state.js";
 
 /** The files and folders that this command writes in the state folder when it copies to the file store. */
 const RECORDS = ["registry.json", ...["state.db", "host.db"].flatMap((name) => [name, `${name}-wal`, `${name}-shm`])];
@@ -53,7 +53,6 @@ export interface MigrateResult {
  */
 export async function migrateStore(options: MigrateOptions): Promise<MigrateResult> {
   const { config, stateRoot } = loadConfig(options);
-  checkState(config, stateRoot);
   assertTarget(options, config);
   const [from, to] = [show(storeUrl(config)), show(options.to)];
   if (from === to) {
@@ -188,7 +187,6 @@ export interface SignResult {
 /** Signs the records in Redis that an earlier key of this host signed; with `all`, every record. */
 export async function signRecords({ all, confirm, ...options }: SignOptions): Promise<SignResult> {
   const { config, stateRoot } = loadConfig({ env: process.env, cwd: process.cwd(), ...options });
-  checkState(config, stateRoot);
   const store = openState(config, stateRoot, options.env ?? process.env);
   const { signatures } = store;
   if (signatures === null) {

@@ -3,8 +3,6 @@ import { Ledger } from "../accounts/ledger.js";
 import { systemClock } from "../base/clock.js";
 import { fleetClosed } from "../base/errors.js";
 import { loadConfig } from "../config/load/load.js";
-import type { Environment } from "../config/load/paths.js";
-import type { Config } from "../config/schema.js";
 import { DoorClients } from "../hosts/calls/control-link.js";
 import { FleetHosts } from "../hosts/fleet-hosts.js";
 import { LocalHost } from "../hosts/local-host.js";
@@ -15,9 +13,7 @@ import { RemoteSessions } from "../hosts/sessions/remote-sessions.js";
 import { shareRequests } from "../hosts/sessions/requests.js";
 import type { BudgetCheck } from "../providers/gateway/request-meter.js";
 import { ModelProvider } from "../providers/provider.js";
-import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/shared-storage.js";
 import { networkFolder } from "../sandbox/network/egress.js";
-import { refuseOtherSettings } from "../serve/host-lock.js";
 import { Clients } from "../servers/clients.js";
 import { HostDirectory } from "../servers/directory.js";
 import { Pool } from "../servers/pool.js";
@@ -27,8 +23,8 @@ import { AgentRequests, isEnding } from "../sessions/requests.js";
 import { Sessions } from "../sessions/sessions.js";
 import { Takeover } from "../sessions/takeover.js";
 import { SessionFinder } from "../sessions/view.js";
-import { checkStateFolder } from "../store/file/state-folder.js";
-import { type FleetStore, openStore } from "../store/store.js";
+import type { Store } from "../store/ports.js";
+import { openState } from "./state.js";
 
 /** The parts of one opened fleet. All of its groups use them. */
 export type FleetParts = ReturnType<typeof openParts>;
@@ -42,7 +38,6 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     ...(options.configFile === undefined ? {} : { configFile: options.configFile }),
     ...(options.config === undefined ? {} : { flags: options.config }),
   });
-  checkState(config, stateRoot);
   let closed = false;
   const assertOpen = () => {
     if (closed) throw fleetClosed();
@@ -51,7 +46,7 @@ export function openParts(options: FleetOptions, clock = systemClock) {
   const warnings = new Set<string>();
   const warn = (message: string) => void warnings.add(message);
 
-  const store = openState(config, stateRoot, env);
+  const store: Store = openState(config, stateRoot, env);
   const events = new Events({ store, config, stateRoot, via: options.via ?? "library", warn });
   const clients = new Clients();
   const doorClients = new DoorClients();
@@ -135,25 +130,4 @@ export function openParts(options: FleetOptions, clock = systemClock) {
     },
     close,
   };
-}
-
-/** @throws FleetError when the state folder is not safe, or a `serve` uses it with other settings. */
-export function checkState(config: Config, stateRoot: string): void {
-  checkStateFolder(stateRoot);
-  refuseOtherSettings(config, stateRoot);
-  refuseRenamed(config, stateRoot);
-}
-
-/** The store that the configuration names: "file", or a Redis URL. */
-export function storeUrl({ store }: Config): string {
-  return store.kind === "file" ? "file" : store.url;
-}
-
-export function openState(config: Config, stateRoot: string, env: Environment, url = storeUrl(config)): FleetStore {
-  if (url === "file") return openStore("file", stateRoot);
-  return openStore(url, stateRoot, {
-    host: ownHostName(config, stateRoot),
-    instance: () => instanceOf(stateRoot),
-    secrets: { ...config.storeOptions, env },
-  });
 }

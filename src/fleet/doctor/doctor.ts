@@ -4,7 +4,7 @@ import { openParts } from "../parts.js";
 import { type Check, Checks, type Context, type DoctorOptions, type Finding, ok, warning } from "./checks.js";
 import { HOSTS, OPERATION, STORE } from "./operation.js";
 import { CERTIFICATES, INSTALLATION, RUNTIME, SETTINGS, SIGN_ON } from "./settings.js";
-import { DISK_SPACE, PERMISSIONS, RECORDS, REGISTRY, SHARED_STORAGE } from "./storage.js";
+import { DAMAGE, DISK_SPACE, PERMISSIONS, RECORDS, REGISTRY, SHARED_STORAGE } from "./storage.js";
 
 export interface DoctorResult {
   /** Whether no check has failed. Warnings, and checks that `quick` skips, do not count. */
@@ -42,7 +42,7 @@ export async function examine(options: DoctorOptions): Promise<DoctorResult> {
     if (hasSignOn) await checks.run([SIGN_ON]);
     await checks.run([STORE], "state folder");
     // Files that cannot be written, for example on a full disk, may still be readable.
-    await checks.run([REGISTRY], store?.kind === "file" ? "state folder" : "store");
+    await checks.run([DAMAGE, REGISTRY], store?.kind === "file" ? "state folder" : "store");
     await checks.run([...RECORDS, ...OPERATION], "registry");
     if (store?.kind === "redis") await checks.run([HOSTS], "registry");
     if (storage !== undefined && storage.shared !== null) await checks.run([SHARED_STORAGE], "registry");
