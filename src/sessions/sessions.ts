@@ -336,8 +336,7 @@ class SessionLimits {
   /** @throws FleetError `FLEET_LIMIT_REACHED` when the user may have no more sessions; `FLEET_USER_SUSPENDED`. */
   async assertRoom(owner: string): Promise<void> {
     const limit = await this.#limitOf(owner);
-    if (limit !== null && (await this.#store.sessions.count(owner)) >= limit.most)
-      throw await this.#reached(limit);
+    if (limit !== null && (await this.#store.sessions.count(owner)) >= limit.most) throw await this.#reached(limit);
   }
 
   /**
