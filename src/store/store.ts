@@ -20,6 +20,7 @@ import { Signatures, Signer } from "./redis/signatures.js";
 import { RegistryFile } from "./registry.js";
 import { type AnyKind, FleetRows } from "./rows.js";
 import { SESSIONS, Sessions } from "./sessions.js";
+import { eventsFile } from "./sqlite/events.js";
 import { SqliteLedger } from "./sqlite/ledger.js";
 import { DAMAGED, type SqliteFile, SqliteRows } from "./sqlite/rows.js";
 import { Table } from "./table.js";
@@ -106,7 +107,7 @@ export class FleetStore implements Store {
   readonly rows: FleetRows;
   readonly #root: string;
   readonly #shared: SqliteRows | RedisRows;
-  readonly #files: Record<"state.db" | "host.db" | "ledger.db", SqliteFile>;
+  readonly #files: Record<"state.db" | "host.db" | "ledger.db" | "events.db", SqliteFile>;
   readonly #local: readonly SqliteRows[];
   readonly #checkFolder: () => void;
   readonly #warnings = new Set<string>();
@@ -125,7 +126,12 @@ export class FleetStore implements Store {
     const ledger = new SqliteLedger(join(root, "ledger.db"), folder);
     const warn = (message: string) => this.#warn(message);
     this.#local = [state, host];
-    this.#files = { "state.db": state.file, "host.db": host.file, "ledger.db": ledger.file };
+    this.#files = {
+      "state.db": state.file,
+      "host.db": host.file,
+      "ledger.db": ledger.file,
+      "events.db": eventsFile(root),
+    };
     if (target === null) {
       refuseOlder(root);
       this.kind = "file";

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,25 +7,25 @@ import { Events } from "../../src/accounts/audit/events.js";
 import type { Line } from "../../src/accounts/audit/line.js";
 import { verifyLog } from "../../src/accounts/audit/verify.js";
 import type { NewEvent } from "../../src/base/event.js";
-import { countingLines, filesOf, LogFiles } from "../../src/store/file/events.js";
+import { LogDatabase } from "../fixtures/events-log.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 let root: string;
-let files: LogFiles;
+let log: LogDatabase;
 const opened: Events[] = [];
 beforeEach(async () => {
   root = await mkdtemp(join(tmpdir(), "copilotfleet-events-"));
-  files = new LogFiles(root);
+  log = new LogDatabase(root);
 });
 afterEach(async () => {
   for (const events of opened.splice(0)) await events.close();
   await removeFolder(root);
 });
 
-function openEvents(size: { segmentBytes?: number } = {}): Events {
+function openEvents(): Events {
   const config = { events: { retentionMs: 1_000_000 } };
   const warn = () => undefined;
-  const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "library", warn, ...size });
+  const events = new Events({ store: { hosts: null }, config, stateRoot: root, via: "library", warn });
   opened.push(events);
   return events;
 }
@@ -33,7 +33,7 @@ function openEvents(size: { segmentBytes?: number } = {}): Events {
 const issued = (user: string): NewEvent => ({ type: "token.issued", user, detail: "token abc" });
 
 function read(): Line[] {
-  return filesOf(files).flatMap((file) => (countingLines(file) ?? []).map((line) => JSON.parse(line) as Line));
+  return existsSync(join(root, "events.db")) ? log.lines() : [];
 }
 
 describe("the audit log", () => {
@@ -59,7 +59,6 @@ describe("the audit log", () => {
     expect(read()).toEqual([]);
     await events.record(issued("ann"));
     expect(read().map(({ type }) => type)).toEqual(["turn.begun", "turn.ended", "token.issued"]);
-    expect(files.listBatches()).toHaveLength(1);
   });
 
   it("events from note() are written within moments, and at the latest when the log is closed", async () => {
@@ -71,8 +70,8 @@ describe("the audit log", () => {
     expect(read()).toHaveLength(2);
   });
 
-  it("the audit log is one chain across segments, even if several writers append at the same time", async () => {
-    const writers = Array.from({ length: 4 }, () => openEvents({ segmentBytes: 4_096 }));
+  it("the audit log is one chain, even if several writers append at the same time", async () => {
+    const writers = Array.from({ length: 4 }, () => openEvents());
     for (let round = 0; round < 25; round++) {
       const writes = writers.map(async (events, at) => {
         events.note(issued(`user${at}`));
@@ -81,16 +80,14 @@ describe("the audit log", () => {
       await Promise.all(writes);
     }
     expect(read().map(({ seq }) => seq)).toEqual(Array.from({ length: 100 }, (_, at) => at + 1));
-    expect(files.listSegments().length).toBeGreaterThan(0);
-    expect(files.listBatches().length).toBeLessThan(64);
     expect(await verifyLog(root)).toEqual({ events: 100, brokenAt: null });
   });
 });
 
 describe("an audit log that cannot be written", () => {
   const UNWRITABLE = "FLEET_EVENTS_UNWRITABLE";
-  const block = () => writeFileSync(join(root, "events"), "in the way");
-  const unblock = () => rmSync(join(root, "events"));
+  const block = () => mkdirSync(join(root, "events.db"));
+  const unblock = () => rmdirSync(join(root, "events.db"));
 
   it("if the log is unwritable, note() drops and counts events beyond 10,000, and record() rejects", async () => {
     const events = openEvents();
@@ -104,30 +101,6 @@ describe("an audit log that cannot be written", () => {
     expect(read().find(({ type }) => type === "events.lost")?.detail).toBe("2 events could not be written");
     expect(events.counts).toMatchObject({ lost: 2, waiting: 0 });
   });
-
-  it("if a written batch cannot be synced, it stays in the log, and a second event marks the action as failed", async () => {
-    const events = openEvents();
-    for (let at = 0; at < 2; at++) {
-      events.note({ type: "turn.begun" });
-      await events.flush();
-    }
-    const before = readFileSync(files.batchPath(1));
-    rmSync(files.batchPath(1));
-    symlinkSync(files.batchPath(1), files.batchPath(1)); // It cannot be opened for its sync.
-    events.note({ type: "turn.ended" });
-    await expect(events.record(issued("ann"))).rejects.toMatchObject({ code: UNWRITABLE });
-    rmSync(files.batchPath(1));
-    writeFileSync(files.batchPath(1), before);
-    await events.close();
-    expect(read().map(({ type, outcome }) => `${type} ${outcome}`)).toEqual([
-      "turn.begun ok",
-      "turn.begun ok",
-      "turn.ended ok",
-      "token.issued ok",
-      "token.issued failed",
-    ]);
-    expect(await verifyLog(root)).toEqual({ events: 5, brokenAt: null });
-  });
 });
 
 describe("the verification of the audit log", () => {
@@ -136,53 +109,48 @@ describe("the verification of the audit log", () => {
     for (let at = 1; at <= 5; at++) await events.record(issued(`user${at}`));
   });
 
-  const change = (seq: number, edit: (text: string) => string) => {
-    const path = files.batchPath(seq);
-    writeFileSync(path, edit(readFileSync(path, "utf8")));
-  };
-
   it("verifyLog finds a changed line", async () => {
-    change(3, (text) => text.replace("user3", "mallory"));
+    log.change(3, (text) => text.replace("user3", "mallory"));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3, problem: "line 3 was changed" });
   });
 
   it("verifyLog finds a line whose hash was changed", async () => {
-    change(3, (text) => text.replace(/"hash":"./, '"hash":"!'));
+    log.change(3, (text) => text.replace(/"hash":"./, '"hash":"!'));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
   });
 
   it("verifyLog finds a removed line", async () => {
-    rmSync(files.batchPath(3));
+    log.remove(3);
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3, problem: "line 3 is missing before line 4" });
   });
 
   it("verifyLog finds two lines that changed places", async () => {
-    const [third, fourth] = [3, 4].map((seq) => readFileSync(files.batchPath(seq), "utf8"));
-    change(3, () => fourth ?? "");
-    change(4, () => third ?? "");
+    const [, , third, fourth] = log.texts();
+    log.change(3, () => fourth ?? "");
+    log.change(4, () => third ?? "");
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
   });
 
   it("verifyLog finds that the last lines were removed, even after new lines were written", async () => {
-    for (const seq of [4, 5]) rmSync(files.batchPath(seq));
-    const broken = { events: 3, brokenAt: { seq: 4, file: null, problem: "lines 4 to 5 are missing at the end" } };
+    for (const seq of [4, 5]) log.remove(seq);
+    const broken = { events: 3, brokenAt: { seq: 4, problem: "lines 4 to 5 are missing at the end" } };
     expect(await verifyLog(root)).toEqual(broken);
     await openEvents().record(issued("ann"));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 4 to 5 are missing before line 6" });
   });
 
   it("verifyLog finds that the first lines were removed", async () => {
-    for (const seq of [1, 2]) rmSync(files.batchPath(seq));
+    for (const seq of [1, 2]) log.remove(seq);
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: "lines 1 to 2 are missing at the beginning" });
   });
 
   it("verifyLog finds that the whole log was removed", async () => {
-    rmSync(join(root, "events"), { recursive: true });
+    for (const end of ["", "-wal", "-shm"]) rmSync(join(root, `events.db${end}`), { force: true });
     expect(await verifyLog(root)).toMatchObject({ events: 0, brokenAt: { seq: 1 } });
   });
 
   it("verifyLog finds a line that was cut short, and the log continues after it", async () => {
-    change(5, (text) => text.slice(0, 40));
+    log.change(5, (text) => text.slice(0, 40));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
     await openEvents().record(issued("ann"));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 5 });
@@ -191,15 +159,15 @@ describe("the verification of the audit log", () => {
   it("verifyLog accepts a name's pseudonym in place of the name, but not the pseudonym of another name", async () => {
     const { Pseudonyms } = await import("../../src/accounts/audit/pseudonyms.js");
     const { of } = await Pseudonyms.open(root, {});
-    change(3, (text) => text.replace("user3", of("user3")));
+    log.change(3, (text) => text.replace("user3", of("user3")));
     expect(await verifyLog(root)).toEqual({ events: 5, brokenAt: null });
-    change(3, (text) => text.replace(of("user3"), of("user2")));
+    log.change(3, (text) => text.replace(of("user3"), of("user2")));
     expect((await verifyLog(root)).brokenAt).toMatchObject({ seq: 3 });
   });
 
-  it("the files of the log, its folders and the key are private to their owner, and no scratch file stays", () => {
-    expect(readdirSync(files.open)).toHaveLength(5);
-    for (const path of [files.open, files.batchPath(1), files.headNote, join(root, "pseudonym-key")])
-      expect(statSync(path).mode & 0o077, path).toBe(0);
+  it("the files of the log and the key are private to their owner, and no scratch file stays", () => {
+    const names = ["events-head.json", "events.db", "events.db-shm", "events.db-wal", "pseudonym-key"];
+    expect(readdirSync(root).sort()).toEqual(names);
+    for (const name of names) expect(statSync(join(root, name)).mode & 0o077, name).toBe(0);
   });
 });

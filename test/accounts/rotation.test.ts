@@ -1,4 +1,3 @@
-import { rmSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -6,16 +5,16 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Events, trimEvents } from "../../src/accounts/audit/events.js";
 import { verifyLog } from "../../src/accounts/audit/verify.js";
 import { ownEvents } from "../../src/hosts/local-host.js";
-import { compact, LogFiles } from "../../src/store/file/events.js";
+import { LogDatabase } from "../fixtures/events-log.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const DAY_MS = 24 * 3_600_000;
 
 let root: string;
-let files: LogFiles;
+let database: LogDatabase;
 beforeEach(async () => {
   root = await mkdtemp(join(tmpdir(), "copilotfleet-rotation-"));
-  files = new LogFiles(root);
+  database = new LogDatabase(root);
 });
 afterEach(async () => {
   vi.useRealTimers();
@@ -39,18 +38,15 @@ async function write(events: Events, count: number): Promise<void> {
 }
 
 describe("the rotation of the audit log", () => {
-  it("verifyLog accepts a log that the fleet shortened, but not one whose first segment was removed", async () => {
+  it("verifyLog accepts a log that the fleet shortened, but not one whose first lines were removed", async () => {
     const events = openEvents();
-    for (let round = 0; round < 4; round++) {
-      await write(events, 12);
-      await compact(files, 1_000);
-    }
-    await trimEvents({ config, events, stateRoot: root, maxBytes: 6_000 });
-    expect(files.bytes()).toBeLessThan(10_000);
-    const [first] = files.listSegments();
-    expect(first?.first).toBeGreaterThan(1);
+    await write(events, 100);
+    await trimEvents({ config, events, stateRoot: root, maxBytes: 40_000 });
+    const [first = 0] = database.lines().map(({ seq }) => seq);
+    expect(first).toBeGreaterThan(10);
+    expect(first).toBeLessThan(90);
     expect((await verifyLog(root)).brokenAt).toBeNull();
-    rmSync(first?.path ?? "");
+    database.remove(first);
     expect((await verifyLog(root)).brokenAt).toMatchObject({ problem: expect.stringContaining("at the beginning") });
   });
 
@@ -61,17 +57,16 @@ describe("the rotation of the audit log", () => {
     const at = async (days: number) => {
       vi.setSystemTime(start + days * DAY_MS);
       await write(events, 9);
-      await compact(files, 100);
     };
     for (const days of [0, 1, 2]) await at(days);
-    const before = files.listSegments().length;
     vi.setSystemTime(start + 400 * DAY_MS);
     await write(events, 1);
     await trimEvents({ config, events, stateRoot: root });
-    expect(files.listSegments().length).toBeGreaterThanOrEqual(before);
+    expect(database.lines()[0]?.seq).toBe(1);
     for (const days of [3, 95, 97]) await at(days);
     await trimEvents({ config, events, stateRoot: root });
-    expect(files.listSegments()[0]?.first).toBeGreaterThan(1);
+    // What is left: the last two times, and the event about the deletion.
+    expect(database.lines().length).toBe(1 + 9 + 9 + 9 + 1);
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });
 });

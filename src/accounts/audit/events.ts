@@ -4,11 +4,10 @@ import { FleetError } from "../../base/errors.js";
 import type { Actor, EventCounts, EventLog, FleetEvent, NewEvent, Via } from "../../base/event.js";
 import type { Config } from "../../config/schema.js";
 import { currentActor } from "../../identity/acting.js";
-import { ChainWriter, compact, excess, LogFiles, removeSegments, UnsyncedError } from "../../store/file/events.js";
 import type { Store } from "../../store/ports.js";
 import { chain } from "./line.js";
+import { AuditLog } from "./log.js";
 import { Pseudonyms } from "./pseudonyms.js";
-import { timeOfLast } from "./query.js";
 
 /**
  * How long an event from {@link Events.note} waits for further events, so that one write covers all, in milliseconds.
@@ -40,15 +39,13 @@ export interface EventsContext {
   store: Pick<Store, "hosts"> & Partial<Pick<Store, "pseudonymKey">>;
   config: Pick<Config, "events">;
   stateRoot: string;
-  /** The size at which a segment of the log is complete. */
-  segmentBytes?: number;
   via: Via;
   /** Reports a problem that did not stop the work. */
   warn: (message: string) => void;
 }
 
 /**
- * The audit log: what people and the fleet do. The code that writes the log is loaded with the first event.
+ * The audit log: what people and the fleet do.
  *
  * The events of this process share writes. {@link note} only adds an event to a list, and {@link record} waits until
  * the list is on disk.
@@ -101,10 +98,9 @@ export class Events implements EventLog {
     if (entry.failure !== undefined) throw unwritable(event, entry.failure);
   }
 
-  /** Writes all waiting events, and tidies the log. Never rejects, because nobody waits for these events. */
+  /** Writes all waiting events. Never rejects, because nobody waits for these events. */
   async close(): Promise<void> {
     await this.flush();
-    if (this.#sinceTidy > 0) await this.#tidy();
   }
 
   async flush(): Promise<void> {
@@ -150,17 +146,12 @@ export class Events implements EventLog {
     const recorded = taken.filter(({ isRecorded }) => isRecorded);
     try {
       const writer = await this.#openWriter();
-      await writer.append(events, { durable: recorded.length > 0 });
+      await writer.append(events, { isDurable: recorded.length > 0 });
       this.#written(taken.length);
     } catch (error) {
       for (const entry of recorded) entry.failure = error;
-      if (error instanceof UnsyncedError) {
-        this.#written(taken.length);
-        for (const { event } of recorded) this.note({ ...event, outcome: "failed", reason: "FLEET_EVENTS_UNWRITABLE" });
-      } else {
-        this.#lost += lost;
-        this.#waiting = [...taken.filter(({ isRecorded }) => !isRecorded), ...this.#waiting];
-      }
+      this.#lost += lost;
+      this.#waiting = [...taken.filter(({ isRecorded }) => !isRecorded), ...this.#waiting];
       this.#context.warn(`The audit log cannot be written: ${messageOf(error)}`);
       throw error;
     }
@@ -172,22 +163,14 @@ export class Events implements EventLog {
     if (this.#sinceTidy >= TIDY_EACH) void this.#tidy();
   }
 
-  /**
-   * Moves the small files of single writes into segments, and deletes the oldest events if the log is too long. Never
-   * rejects.
-   */
+  /** Deletes the oldest events if the log is too long. Never rejects. */
   async #tidy(): Promise<void> {
     this.#sinceTidy = 0;
-    const writer = await this.#writer?.catch(() => undefined);
-    if (writer === undefined || this.#isTidying) return;
+    if (this.#isTidying) return;
     this.#isTidying = true;
     try {
-      await writer.tidy();
-      if (writer.isTooLong()) {
-        const { trimEvents } = await import("./events.js");
-        const { config, stateRoot } = this.#context;
-        await trimEvents({ config, stateRoot, events: this });
-      }
+      const { config, stateRoot } = this.#context;
+      if ((await AuditLog.of(stateRoot).bytes()) > LOG_BYTES) await trimEvents({ config, stateRoot, events: this });
     } catch {
       // The next tidying tries again.
     } finally {
@@ -200,7 +183,7 @@ export class Events implements EventLog {
   }
 
   async #openWriter(): Promise<EventWriter> {
-    this.#writer ??= import("./events.js").then(({ EventWriter }) => EventWriter.open(this.#context));
+    this.#writer ??= EventWriter.open(this.#context);
     try {
       return await this.#writer;
     } catch (error) {
@@ -257,20 +240,15 @@ export async function trimEvents(
   nowMs = Date.now(),
 ): Promise<void> {
   await events.flush();
-  const files = new LogFiles(stateRoot);
-  const { retentionMs } = config.events;
-  await compact(files, SEGMENT_BYTES);
-  const segments = excess(files, { retentionMs, maxBytes }, { nowMs, timeOf: timeOfLast });
-  const last = segments.at(-1);
-  if (last === undefined) return;
-  await events.record({ type: "events.shortened", reason: String(last.last), detail: `lines up to ${last.last}` });
-  removeSegments(files, segments);
+  const log = AuditLog.of(stateRoot);
+  const last = await log.excess({ retentionMs: config.events.retentionMs, maxBytes }, nowMs);
+  if (last === null) return;
+  await events.record({ type: "events.shortened", reason: String(last), detail: `lines up to ${last}` });
+  await log.deleteUntil(last);
 }
 
 /** The size of the audit log of a host, in bytes. Beyond it, the oldest events are deleted. */
 export const LOG_BYTES = 256 * 1024 * 1024;
-/** The size at which a segment is complete, in bytes. */
-export const SEGMENT_BYTES = 1024 * 1024;
 /**
  * If the store did not return the key of pseudonyms, how long to wait before asking it again, in milliseconds. Without
  * this pause, a short command would wait for the store a second time when it ends.
@@ -279,7 +257,7 @@ const RETRY_MS = 10_000;
 
 /** Writes events to the log of this host. */
 export class EventWriter {
-  readonly #chain: ChainWriter;
+  readonly #log: AuditLog;
   readonly #context: EventsContext;
   #pseudonyms: Pseudonyms;
   /** When to try again to read the fleet's key, by `performance.now()`. Null if this writer has the key. */
@@ -287,7 +265,7 @@ export class EventWriter {
 
   private constructor(context: EventsContext, pseudonyms: Pseudonyms, hasKeyOfFleet: boolean) {
     this.#context = context;
-    this.#chain = new ChainWriter(context.stateRoot, { segmentBytes: context.segmentBytes ?? SEGMENT_BYTES });
+    this.#log = AuditLog.of(context.stateRoot);
     this.#pseudonyms = pseudonyms;
     this.#readsKeyAt = hasKeyOfFleet ? null : performance.now() + RETRY_MS;
   }
@@ -305,8 +283,8 @@ export class EventWriter {
     }
   }
 
-  async append(events: readonly Unnumbered[], options: { durable: boolean }): Promise<void> {
-    await this.#chain.append((head) => chain(events, head, this.#pseudonyms.of), options);
+  async append(events: readonly Unnumbered[], options: { isDurable: boolean }): Promise<void> {
+    await this.#log.append((head) => chain(events, head, this.#pseudonyms.of), options);
     // Do not await this, because events must not wait for a store that cannot be reached.
     if (this.#readsKeyAt !== null && performance.now() >= this.#readsKeyAt) void this.#readKeyOfFleet();
   }
@@ -320,14 +298,5 @@ export class EventWriter {
     } catch {
       // A later write tries again.
     }
-  }
-
-  async tidy(): Promise<void> {
-    await this.#chain.tidy();
-  }
-
-  /** Whether the log has more bytes than it may have. */
-  isTooLong(): boolean {
-    return this.#chain.bytes() > LOG_BYTES;
   }
 }

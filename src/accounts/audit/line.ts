@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { FleetEvent } from "../../base/event.js";
-import type { Head } from "../../store/file/events.js";
+import { parseObject } from "../../base/values/text.js";
+import type { Head } from "./log.js";
 
 /** A line of the log: an event, its own hash (`hash`), and the hash of the line before it (`prev`). */
 export interface Line extends FleetEvent {
@@ -41,23 +42,23 @@ export function hashHolds(line: Line, conceal: Conceal): boolean {
   return hashOf(line, line.prev, conceal) === line.hash;
 }
 
-/**
- * Numbers events, and chains them to `head`, the newest line of the log. @returns the lines as text, and the new head
- */
-export function chain(events: readonly Omit<FleetEvent, "seq">[], head: Head, conceal: Conceal): Chained {
-  let { seq, hash } = head;
-  let text = "";
-  for (const event of events) {
+/** Numbers events, and chains them to `head`, the newest line of the log. */
+export function chain(events: readonly Omit<FleetEvent, "seq">[], head: Head, conceal: Conceal): Line[] {
+  let { seq, hash: prev } = head;
+  return events.map((event) => {
     seq += 1;
     const numbered = { ...event, seq };
-    const line: Line = { ...numbered, prev: hash, hash: hashOf(numbered, hash, conceal) };
-    hash = line.hash;
-    text += `${JSON.stringify(line)}\n`;
-  }
-  return { text, head: { seq, hash } };
+    const line: Line = { ...numbered, prev, hash: hashOf(numbered, prev, conceal) };
+    prev = line.hash;
+    return line;
+  });
 }
 
-interface Chained {
-  text: string;
-  head: Head;
+/** Parses a line of the log; null if the text is not such a line. */
+export function readLine(text: string): Line | null {
+  const line = parseObject(text);
+  if (line === undefined || typeof line.seq !== "number" || typeof line.hash !== "string") return null;
+  return typeof line.actor === "object" && line.actor !== null && typeof line.prev === "string"
+    ? (line as unknown as Line)
+    : null;
 }

@@ -1,23 +1,15 @@
 import { createHmac, randomBytes } from "node:crypto";
-import { existsSync, linkSync, readFileSync, renameSync } from "node:fs";
+import { linkSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate } from "node:timers/promises";
 import { systemCode } from "../../base/errors.js";
 import { parseObject } from "../../base/values/text.js";
-import { busyError } from "../../store/failures.js";
-import {
-  closeQuietly,
-  scratchName,
-  sweepFolder,
-  syncFolder,
-  unlinkQuietly,
-  writeNewFile,
-} from "../../store/file/durable.js";
-import { type Derived, derive, dropDerived, LogFiles } from "../../store/file/events.js";
+import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../../store/file/durable.js";
 import { readIfThere, writing } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
 import type { Store } from "../../store/ports.js";
 import { type Conceal, hashHolds, type Line } from "./line.js";
+import { AuditLog } from "./log.js";
 
 const FILE = "pseudonym-key";
 const KEY = /^[0-9a-f]{64}$/;
@@ -137,51 +129,34 @@ async function writeKeys(
   });
 }
 
-const DEADLINE_MS = 30_000;
-const MOST_PAUSE_MS = 50;
-
 /** The names to conceal: a user, and the names that the user gave to sessions and servers. */
 export interface Concealed {
   user: string;
   names: readonly string[];
 }
 
+/** How many lines to read at once. */
+const AT_ONCE = 1_000;
+
 /**
  * Replaces names with pseudonyms in the events of this host. The hash chain stays intact, because the hashes cover
  * pseudonyms in place of names. In events that concern the user, replaces every session id and server id, even one that
  * is not listed in `concealed`, because the end of a session may be recorded after the session's record is gone.
- *
- * @throws FleetError `FLEET_STATE_BUSY` when other processes keep changing the log for 30 s
  */
 export async function concealInEvents(stateRoot: string, concealed: Concealed, pseudonyms: Pseudonyms): Promise<void> {
-  const files = new LogFiles(stateRoot);
+  const log = AuditLog.of(stateRoot);
   const rewrite = rewriteOf(concealed, pseudonyms);
-  for (const until = performance.now() + DEADLINE_MS; ; ) {
-    // Other processes copy lines through scratch files. Delete these, so that no line that was read before can come
-    // back.
-    dropDerived(files);
-    await sweepFolder(files.open);
-    if (!(await concealOnce(files, rewrite))) return;
-    if (performance.now() > until) throw busyError(files.open, "could not be rewritten");
-    // The time is random, so that two purges do not block each other forever.
-    await sleep(Math.random() * MOST_PAUSE_MS);
+  const mayName = (text: string) => rewrite.traces.some((trace) => text.includes(trace));
+  for (let after = 0; ; ) {
+    const lines = await log.linesAfter(after, AT_ONCE);
+    for (const line of lines.filter(({ text }) => mayName(text))) {
+      const text = concealedLine(line.text, rewrite);
+      if (text !== line.text) await log.replace(line, text);
+    }
+    if (lines.length < AT_ONCE) return await log.eraseDeleted();
+    after = lines.at(-1)?.seq ?? after;
+    await setImmediate(); // Let a supervisor do other work in between.
   }
-}
-
-/** @returns whether a file contained a name or has disappeared, so that the caller must check the log again */
-async function concealOnce(files: LogFiles, rewrite: Rewrite): Promise<boolean> {
-  // List the batches before the segments. A batch may move into a segment in between, and is then in at least one list.
-  const batches = files.listBatches().map((first) => files.batchPath(first));
-  const paths = [...batches, ...files.listAllSegments().map(({ path }) => path)];
-  let isChanged = false;
-  for (const path of paths) {
-    const found = rewritten(path, rewrite);
-    if (found === null) continue;
-    isChanged = true;
-    if (found === undefined) continue;
-    await derive(files, { make: () => rewritten(path, rewrite) ?? undefined, place: replaceIfThere });
-  }
-  return isChanged;
 }
 
 interface Rewrite {
@@ -203,25 +178,6 @@ function rewriteOf(concealed: Concealed, pseudonyms: Pseudonyms): Rewrite {
   // Letters that a dot, a hyphen or an @ joins form one word, so `al` is not a word in `al.b`.
   const asWord = new RegExp(`(?<![\\p{L}\\p{N}_][.@-]?)(?:${escaped.join("|")})(?![.@-]?[\\p{L}\\p{N}_])`, "u");
   return { names, asWord, of, traces, pseudonyms };
-}
-
-/** The file with pseudonyms in place of names. Null if nothing has to change, and undefined if the file is gone. */
-function rewritten(path: string, rewrite: Rewrite): Derived | null | undefined {
-  const before = readIfThere(path, () => readFileSync(path, "utf8"));
-  if (before === undefined) return undefined;
-  const mayName = (text: string) => rewrite.traces.some((trace) => text.includes(trace));
-  if (!mayName(before)) return null;
-  const lines = before.split("\n").map((line) => (mayName(line) ? concealedLine(line, rewrite) : line));
-  const text = lines.join("\n");
-  return text === before ? null : { path, text };
-}
-
-/**
- * Replaces a file, unless it was deleted after it was read. If another process deletes the file between this check and
- * the replacement, `removeSegments` in that process also deletes the new file.
- */
-function replaceIfThere(scratch: string, path: string): void {
-  if (existsSync(path)) renameSync(scratch, path);
 }
 
 function concealedLine(line: string, rewrite: Rewrite): string {

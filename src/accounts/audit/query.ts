@@ -1,8 +1,7 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
 import type { EventType, FleetEvent } from "../../base/event.js";
-import { countingLines, filesOf, type LogFile, LogFiles, readHead } from "../../store/file/events.js";
-import { readLine } from "./verify.js";
+import { readLine } from "./line.js";
+import { AuditLog } from "./log.js";
 
 /** Selects events. An event must match every field that is given. */
 export interface EventFilter {
@@ -28,36 +27,31 @@ export interface EventPage {
   hasMore: boolean;
 }
 
-/** How much of a file's end to read for its last line, in bytes. No line is longer. */
-const TAIL_BYTES = 16 * 1024;
+/** How many lines to read at once. */
+const AT_ONCE = 500;
 
 /** Reads one page of this host's log. Leaves out damaged lines. */
 export async function readEvents(stateRoot: string, query: EventQuery): Promise<EventPage> {
-  const files = new LogFiles(stateRoot);
-  const after = query.after ?? 0;
+  const log = AuditLog.of(stateRoot);
   const events: FleetEvent[] = [];
-  const all = filesOf(files, after + 1);
-  const first = firstEndingAfter(all, query.sinceMs);
-  const skipped = all[first - 1];
-  let next = Math.max(after, skipped === undefined ? 0 : (readLine(lastLine(skipped.path))?.seq ?? 0));
-  for (const file of all.slice(first)) {
-    const lines = countingLines(file);
-    if (lines === undefined) return { events, next, hasMore: true }; // a process has moved the lines into a segment
-    for (const text of lines) {
-      const line = readLine(text);
-      if (line === null || line.seq <= next) continue;
+  const { after = 0, sinceMs } = query;
+  const first = sinceMs === undefined ? 0 : ((await log.firstSince(sinceMs)) ?? log.head().seq + 1);
+  for (let next = Math.max(after, first - 1); ; ) {
+    const lines = await log.linesAfter(next, AT_ONCE);
+    for (const { seq, text } of lines) {
       if (events.length >= query.limit) return { events, next, hasMore: true };
-      next = line.seq;
-      if (matches(line, query)) events.push(withoutHashes(line));
+      next = seq;
+      const line = readLine(text);
+      if (line !== null && matches(line, query)) events.push(withoutHashes(line));
     }
+    if (lines.length < AT_ONCE) return { events, next, hasMore: false };
     await setImmediate(); // Let a supervisor do other work in between.
   }
-  return { events, next, hasMore: false };
 }
 
 /** The number of the newest event of this host's log; 0 if there is none. */
 export function newestEvent(stateRoot: string): number {
-  return readHead(new LogFiles(stateRoot)).seq;
+  return AuditLog.of(stateRoot).head().seq;
 }
 
 function matches(event: FleetEvent, { user, types, sinceMs }: EventFilter): boolean {
@@ -68,41 +62,4 @@ function matches(event: FleetEvent, { user, types, sinceMs }: EventFilter): bool
 
 function withoutHashes({ prev: _, hash: __, ...event }: FleetEvent & { prev: string; hash: string }): FleetEvent {
   return event;
-}
-
-/** The number of files at the beginning of the list that contain only events before `sinceMs`. */
-function firstEndingAfter(files: readonly LogFile[], sinceMs: number | undefined): number {
-  if (sinceMs === undefined) return 0;
-  let first = files.length;
-  while (first > 0 && endsAfter(files[first - 1]?.path ?? "", sinceMs)) first -= 1;
-  return first;
-}
-
-function endsAfter(path: string, sinceMs: number): boolean {
-  const time = timeOfLast(path);
-  return time === null || time >= sinceMs;
-}
-
-/** The time of the last line of a file, in milliseconds since the epoch; null if the line is damaged. */
-export function timeOfLast(path: string): number | null {
-  const last = readLine(lastLine(path));
-  return last === null ? null : Date.parse(last.at);
-}
-
-function lastLine(path: string): string {
-  let fd: number;
-  try {
-    fd = openSync(path, "r");
-  } catch {
-    return ""; // a process has moved the lines into a segment
-  }
-  try {
-    const { size } = fstatSync(fd);
-    const length = Math.min(size, TAIL_BYTES);
-    const buffer = Buffer.alloc(length);
-    readSync(fd, buffer, 0, length, size - length);
-    return buffer.toString("utf8").trimEnd().split("\n").at(-1) ?? "";
-  } finally {
-    closeSync(fd);
-  }
 }

@@ -50,5 +50,5 @@ export const eventPage: Schema<EventPage> = object({ events: v.array(event), nex
 
 export const verified: Schema<Verified> = object({
   events: number,
-  brokenAt: v.nullable(object({ seq: number, file: orNull, problem: string })),
+  brokenAt: v.nullable(object({ seq: number, problem: string })),
 });

@@ -65,11 +65,16 @@ export class SqliteFile {
   /**
    * Runs `work` in one transaction. While another process holds the database, waits without blocking this process.
    *
+   * @param options.isDurable whether the commit, and all commits before it, survive a power failure even if `synchronous` is `NORMAL`
    * @returns the result of `work`; undefined if it only reads, and there is no file so far
    * @throws FleetError as the methods of {@link Rows}
    */
-  async use<T>(action: "read" | "write", work: (sql: Sql) => T): Promise<T | undefined> {
-    const using = this.#use(action, work);
+  async use<T>(
+    action: "read" | "write",
+    work: (sql: Sql) => T,
+    options: { isDurable: boolean } = { isDurable: false },
+  ): Promise<T | undefined> {
+    const using = this.#use(action, work, options);
     this.#underWay.add(using);
     try {
       return await using;
@@ -78,10 +83,14 @@ export class SqliteFile {
     }
   }
 
-  async #use<T>(action: "read" | "write", work: (sql: Sql) => T): Promise<T | undefined> {
+  async #use<T>(
+    action: "read" | "write",
+    work: (sql: Sql) => T,
+    { isDurable }: { isDurable: boolean },
+  ): Promise<T | undefined> {
     const until = performance.now() + this.#patienceMs;
     for (;;) {
-      const done = this.#attempt(action, work, until);
+      const done = this.#attempt(action, work, until, isDurable);
       if (done !== null) return done.result;
       await sleep(1 + Math.random() * 9);
     }
@@ -206,14 +215,23 @@ export class SqliteFile {
   }
 
   /** @returns null if another process holds the database and the time is not up */
-  #attempt<T>(action: "read" | "write", work: (sql: Sql) => T, until: number): { result: T | undefined } | null {
+  #attempt<T>(
+    action: "read" | "write",
+    work: (sql: Sql) => T,
+    until: number,
+    isDurable = false,
+  ): { result: T | undefined } | null {
+    let open: Open | null = null;
     try {
-      const open = this.#opened(action);
+      open = this.#opened(action);
+      if (isDurable) open?.database.exec("PRAGMA synchronous = FULL");
       return { result: open === null ? undefined : transact(open, action, work) };
     } catch (error) {
       if (!isBusy(error)) throw this.#explained(action, error);
       if (performance.now() < until) return null;
       throw this.#busy();
+    } finally {
+      if (isDurable) open?.database.exec(`PRAGMA synchronous = ${this.#options.synchronous}`);
     }
   }
 

@@ -17,8 +17,7 @@ export default class EventsVerify extends FleetCommand {
       const verified = await fleet.events.verify();
       progress.end();
       const { ok, events, breaks, missing } = verified;
-      for (const { host, file, problem } of breaks)
-        this.log(`${host === null ? "" : `Host ${host}: `}${problem}${file === null ? "" : ` (${file})`}.`);
+      for (const { host, problem } of breaks) this.log(`${host === null ? "" : `Host ${host}: `}${problem}.`);
       for (const host of missing) this.log(`Host ${host} does not answer, so its log was not verified.`);
       if (breaks.length === 0) this.log(`${countOf(events, "event")}, and no line was changed, removed or moved.`);
       if (!ok) process.exitCode = ERRORS.FLEET_STATE_CORRUPT.exit;
