@@ -2,6 +2,8 @@ import { closeSync, copyFileSync, existsSync, openSync, renameSync, rmSync, stat
 import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pathToFileURL } from "node:url";
+import { getSystemErrorMap } from "node:util";
 import type { DatabaseSyncInstance, StatementSyncInstance } from "@photostructure/sqlite";
 import { FleetError, isFleetError, quote } from "../../base/errors.js";
 import { SCHEMA } from "../../base/server.js";
@@ -242,20 +244,30 @@ export class SqliteFile {
     if (this.#open !== undefined && this.#open.inode === inode) return this.#open;
     this.#forget();
     if (inode === undefined && action === "read") return null;
-    const { DatabaseSync } = load("@photostructure/sqlite") as typeof import("@photostructure/sqlite");
     // SQLite gives its other files the mode of this one.
     if (inode === undefined) closeSync(openSync(this.#path, "a", 0o600));
+    const open = this.#connect();
+    this.#open = open;
+    return open;
+  }
+
+  #connect(): Open {
+    const { DatabaseSync } = load("@photostructure/sqlite") as typeof import("@photostructure/sqlite");
+    const { ino: inode } = statSync(this.#path);
     const database = new DatabaseSync(this.#path, { timeout: BLOCKED_MS });
     try {
       database.exec("PRAGMA journal_mode = WAL");
       database.exec(`PRAGMA synchronous = ${this.#options.synchronous}; PRAGMA secure_delete = ON`);
-      const open = { database, inode: statSync(this.#path).ino, statements: new Map() };
+      const open = { database, inode, statements: new Map() };
       if (!this.#hasTables(open)) transact(open, "write", () => this.#hasTables(open) || this.#makeTables(open));
-      this.#open = open;
       return open;
     } catch (error) {
       database.close();
-      throw error;
+      // SQLite needs a file beside the database even for reading. On a read-only disk, it cannot create that file.
+      if (sqliteCode(error) !== CANNOT_OPEN || existsSync(`${this.#path}-wal`)) throw error;
+      const unchanging = `${pathToFileURL(this.#path).href}?immutable=1`;
+      // No file has this inode, so the next use tries again whether the disk can be written.
+      return { database: new DatabaseSync(unchanging, { readOnly: true }), inode: 0, statements: new Map() };
     }
   }
 
@@ -290,6 +302,8 @@ export class SqliteFile {
     if (code === CORRUPT || code === NOT_A_DATABASE) return this.corrupt(text, error);
     // Any other code shows an error in our statements.
     if (!MEDIUM.has(code)) return error;
+    const cause = systemError(error);
+    if (cause !== null) return mediumError(action, this.#path, cause);
     const verb = action === "read" ? "read" : "written";
     return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(this.#path)} cannot be ${verb}: ${text}.`, {
       suggestions: [code === FULL ? `df -h ${shellQuote(this.#path)}` : `ls -ld ${shellQuote(this.#path)}`],
@@ -487,6 +501,14 @@ const [BUSY, LOCKED, READONLY, IO_ERROR, CORRUPT, FULL, CANNOT_OPEN, NOT_A_DATAB
 
 /** The codes that say that the medium refused a call. */
 const MEDIUM: ReadonlySet<number> = new Set([READONLY, IO_ERROR, FULL, CANNOT_OPEN]);
+
+/** The error of a system call that made a call of SQLite fail; null if it says nothing about the disk or this process. */
+function systemError(error: unknown): Error | null {
+  const number = error instanceof Error && "systemErrno" in error ? Number(error.systemErrno) : 0;
+  const [code = ""] = getSystemErrorMap().get(-number) ?? [];
+  if (!["EACCES", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOSPC", "EROFS"].includes(code)) return null;
+  return Object.assign(new Error(code, { cause: error }), { code, errno: -number });
+}
 
 /** The primary result code of an error of SQLite; null for any other error. */
 function sqliteCode(error: unknown): number | null {
