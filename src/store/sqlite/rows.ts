@@ -1,4 +1,14 @@
-import { closeSync, copyFileSync, existsSync, openSync, renameSync, rmSync, statSync } from "node:fs";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -302,7 +312,7 @@ export class SqliteFile {
     if (code === CORRUPT || code === NOT_A_DATABASE) return this.corrupt(text, error);
     // Any other code shows an error in our statements.
     if (!MEDIUM.has(code)) return error;
-    const cause = systemError(error);
+    const cause = systemError(error, this.#path);
     if (cause !== null) return mediumError(action, this.#path, cause);
     const verb = action === "read" ? "read" : "written";
     return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(this.#path)} cannot be ${verb}: ${text}.`, {
@@ -502,13 +512,23 @@ const [BUSY, LOCKED, READONLY, IO_ERROR, CORRUPT, FULL, CANNOT_OPEN, NOT_A_DATAB
 /** The codes that say that the medium refused a call. */
 const MEDIUM: ReadonlySet<number> = new Set([READONLY, IO_ERROR, FULL, CANNOT_OPEN]);
 
-/** The error of a system call that made a call of SQLite fail; null if it says nothing about the disk or this process. */
-function systemError(error: unknown): Error | null {
+/** The error of the system call that made a call of SQLite fail; null if it is not known. */
+function systemError(error: unknown, path: string): unknown {
   const number = error instanceof Error && "systemErrno" in error ? Number(error.systemErrno) : 0;
-  const [code = ""] = getSystemErrorMap().get(-number) ?? [];
-  if (!["EACCES", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOSPC", "EROFS"].includes(code)) return null;
-  return Object.assign(new Error(code, { cause: error }), { code, errno: -number });
+  const [name = ""] = getSystemErrorMap().get(-number) ?? [];
+  const known = sqliteCode(error) === FULL ? "ENOSPC" : name;
+  // SQLite may report an earlier error that has nothing to do with the disk or this process.
+  const [found] = [...getSystemErrorMap()].find(([, [code]]) => code === known && MEDIUM_ERRORS.has(code)) ?? [];
+  if (found !== undefined) return Object.assign(new Error(known, { cause: error }), { code: known, errno: found });
+  try {
+    for (const place of [dirname(path), path]) accessSync(place, constants.R_OK | constants.W_OK);
+    return null;
+  } catch (denied) {
+    return denied;
+  }
 }
+
+const MEDIUM_ERRORS: ReadonlySet<string> = new Set(["EACCES", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOSPC", "EROFS"]);
 
 /** The primary result code of an error of SQLite; null for any other error. */
 function sqliteCode(error: unknown): number | null {
