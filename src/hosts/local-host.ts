@@ -87,12 +87,14 @@ abstract class LocalData {
   }
 
   async purge({ user, dryRun }: ParamsOf<"purge">, { signal = NEVER }: Call = {}): Promise<Purged> {
-    const { foreseePurge, purgeHere } = await import("../sessions/purge.js");
+    const { foreseePurge, forgetOlder, purgeHere } = await import("../sessions/purge.js");
     const context = { sessions: this.#sessions, stateRoot: this.#stateRoot, signal };
     if (dryRun) return await foreseePurge(context, user);
     const purged = await purgeHere(context, user);
     const { store, directory } = this.#sessions.context;
     await store.purges.done(user, directory.own);
+    // The record of the purge named the user, too.
+    await forgetOlder({ store, user });
     return purged;
   }
 

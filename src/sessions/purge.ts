@@ -265,7 +265,7 @@ async function deleteRecords({ store, user, total }: Erasing): Promise<void> {
   await store.limits.forget(user);
 }
 
-async function forgetOlder({ store, user }: Erasing): Promise<void> {
+export async function forgetOlder({ store, user }: Pick<Erasing, "store" | "user">): Promise<void> {
   await store.forgetOlder([JSON.stringify(user), serverIdOf(user)]);
 }
 
@@ -360,7 +360,9 @@ const LARGEST = 16 * 1024 ** 2;
  * Not searched: the record of the purge, which stays until the last host is done, and what the agents of other users can
  * write, which are their homes and the sessions of the shared servers.
  */
-const SKIPPED = new Set(["purges", HOME, "session-state"]);
+const SKIPPED = new Set([HOME, "session-state"]);
+/** The record of the purge itself is here. {@link purgeHere} has erased everything else. */
+const OF_RECORDS = /^state\.db/;
 
 /** The files in the state folder that still name the user, for the result of the purge. */
 export function stillNamed(stateRoot: string, host: string | null, user: string): Remain[] {
@@ -372,7 +374,7 @@ export function stillNamed(stateRoot: string, host: string | null, user: string)
       if (left-- <= 0) return;
       const path = join(folder, entry.name);
       if (entry.isDirectory() && !SKIPPED.has(entry.name)) visit(path);
-      else if (entry.isFile() && isNaming(path, texts)) found.push(path);
+      else if (entry.isFile() && !OF_RECORDS.test(entry.name) && isNaming(path, texts)) found.push(path);
     }
   };
   visit(stateRoot);
