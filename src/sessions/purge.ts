@@ -356,13 +356,13 @@ function conceal(folder: string, log: string, names: ReadonlyMap<string, string>
 
 const MOST_FILES = 20_000;
 const LARGEST = 16 * 1024 ** 2;
-/**
- * Not searched: the record of the purge, which stays until the last host is done, and what the agents of other users can
- * write, which are their homes and the sessions of the shared servers.
- */
+/** Not searched: what the agents of other users can write, which are their homes and the sessions of the shared servers. */
 const SKIPPED = new Set([HOME, "session-state"]);
-/** The record of the purge itself is here. {@link purgeHere} has erased everything else. */
-const OF_RECORDS = /^state\.db/;
+/**
+ * Databases, from which the purge has already erased the user. One of them has the record of the purge itself. A process that
+ * reads such a file without SQLite loses its locks on it (sqlite.org/howtocorrupt.html, section 2.2).
+ */
+const DATABASE = /\.db(-wal|-shm|\.copy)?$/;
 
 /** The files in the state folder that still name the user, for the result of the purge. */
 export function stillNamed(stateRoot: string, host: string | null, user: string): Remain[] {
@@ -374,7 +374,7 @@ export function stillNamed(stateRoot: string, host: string | null, user: string)
       if (left-- <= 0) return;
       const path = join(folder, entry.name);
       if (entry.isDirectory() && !SKIPPED.has(entry.name)) visit(path);
-      else if (entry.isFile() && !OF_RECORDS.test(entry.name) && isNaming(path, texts)) found.push(path);
+      else if (entry.isFile() && !DATABASE.test(entry.name) && isNaming(path, texts)) found.push(path);
     }
   };
   visit(stateRoot);
