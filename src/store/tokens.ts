@@ -208,7 +208,8 @@ export class Purges implements PurgeStore {
   async done(user: string, host: string | null): Promise<void> {
     await this.#table.update(user, (draft) => {
       if (draft.record === null) return;
-      const pending = draft.record.pending.filter((each) => each !== host);
+      // A fleet whose host has no name has no other hosts.
+      const pending = host === null ? [] : draft.record.pending.filter((each) => each !== host);
       draft.record = pending.length === 0 ? null : { ...draft.record, pending, partlyDone: true };
     });
   }
