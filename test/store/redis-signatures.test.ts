@@ -108,7 +108,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect((await store.tokens.list()).map((token) => token.id)).toEqual([id]);
     expect(store.takeWarnings().join("\n")).toMatch(/token:attacker00000001.* does not come from this fleet/);
     const found = await signatures().find();
-    expect(found).toEqual([{ kind: "token", name: "attacker00000001", verdict: "unsigned" }]);
+    expect(found).toEqual([{ kind: "tokens", name: "attacker00000001", verdict: "unsigned" }]);
     expect(await signatures().sign(found)).toEqual([]);
     expect(await revokeTokens(store, { user: "alice" })).toEqual([id]);
     expect(await store.tokens.delete("attacker00000001")).toBe(true);
@@ -259,7 +259,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
       writeFileSync(file, content);
       await expect.poll(async () => await verifyToken(other, token)).toMatchObject({ user: "alice" });
     }
-    const kinds = ["token outdated", "purge outdated", "pseudonym-key outdated"];
+    const kinds = ["tokens outdated", "purges outdated", "pseudonym-key outdated"];
     await expect
       .poll(async () => (await signatures().find()).map(({ kind, verdict }) => `${kind} ${verdict}`))
       .toEqual(kinds);
@@ -297,11 +297,11 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     expect([left.signed.length, left.refused.length]).toEqual([0, 5]);
     const { signed, refused } = await sign(true);
     expect(signed.map(({ kind, name }) => `${kind} ${name}`).sort()).toEqual([
-      "host h1",
-      `keyed-turn ${ofKey}`,
+      "hosts h1",
+      `keyed-turns ${ofKey}`,
       "limits alice",
-      "registry h1",
-      `token ${id}`,
+      "servers h1",
+      `tokens ${id}`,
     ]);
     expect(refused).toEqual([]);
     expect(await verifyToken(store, token)).toMatchObject({ user: "alice" });

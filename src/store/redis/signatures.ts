@@ -10,10 +10,25 @@ import { ensureStateFolder } from "../file/state-folder.js";
 import type { AnyKind } from "../rows.js";
 import { parseRecord, type RawRow, type RedisRows } from "./rows.js";
 
+/** The names of kinds for people and scripts. */
+const SHOWN = {
+  registry: "servers",
+  host: "hosts",
+  session: "sessions",
+  lease: "leases",
+  token: "tokens",
+  "token-use": "token-uses",
+  placement: "placements",
+  "keyed-turn": "keyed-turns",
+  limits: "limits",
+  slots: "slots",
+  purge: "purges",
+  "pseudonym-key": "pseudonym-key",
+} as const;
+
 /** A record whose signature is missing, wrong or outdated. */
 export interface SignatureFinding {
-  /** The kind of the record, such as `session`. */
-  kind: string;
+  kind: (typeof SHOWN)[keyof typeof SHOWN];
   /** The id of the record among those of its kind. */
   name: string;
   verdict: Exclude<Verdict, "good">;
@@ -55,7 +70,7 @@ export class Signatures {
         if (raw === null) continue;
         const verdict = this.#signer.verify(raw.key, raw.content, raw.signature);
         if (verdict === "good" || (raw.schema === SCHEMA && isOfHost(raw))) continue;
-        const finding = { kind: kind.name, name: ids[index] ?? "", verdict };
+        const finding = { kind: SHOWN[kind.name as keyof typeof SHOWN], name: ids[index] ?? "", verdict };
         this.#found.set(finding, { kind, raw });
         found.push(finding);
       }
