@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -18,13 +18,12 @@ import { testPorts } from "../fixtures/fleets/ports.js";
 import { serve } from "../fixtures/fleets/serve.js";
 import { FakeGitHub } from "../fixtures/models/fake-github.js";
 import { bwrapProblem } from "../fixtures/programs/bwrap.js";
-import { unused } from "../fixtures/sessions/unused.js";
 
 const fleet = testFleet();
 
 const NO_MODEL = { COPILOTFLEET_PROVIDER_TYPE: undefined };
 const OWN_MODEL = { COPILOTFLEET_PROVIDER_TYPE: "openai", COPILOTFLEET_PROVIDER_BASE_URL: "http://127.0.0.1:1/v1" };
-const RECORD_CHECKS = ["damage", "sessions", "purges", "servers", "sandboxes", "stray processes"];
+const RECORD_CHECKS = ["sessions", "purges", "servers", "sandboxes", "stray processes"];
 const STATE_CHECKS = [...RECORD_CHECKS, "pool", "serve", "events", "tokens", "ports"];
 
 /** Runs `doctor` and returns its exit code, and its checks by name. Each fix must be a command or a sentence. */
@@ -366,7 +365,7 @@ describe("doctor", () => {
     const env = { COPILOTFLEET_PORTS_FROM: "abc" };
     const { checks } = await shown(fleet.run(["doctor", "--json"], { env }));
     const local = ["isolation", "sandbox", "limits", "model", "runtime", "state folder", "permissions", "disk space"];
-    const skipped = [...local, "store", "registry", ...STATE_CHECKS];
+    const skipped = [...local, "store", "damage", "registry", ...STATE_CHECKS];
     expect(checks.filter(({ level }) => level === "skipped")).toEqual(
       skipped.map((name) => ({
         name,
@@ -382,56 +381,7 @@ describe("doctor", () => {
     for (const name of skipped) expect(text).toMatch(new RegExp(`^SKIP   ${name} +not checked`, "m"));
     const unsafe = await shown(fleet.run(["doctor", "--json"], { env: { COPILOTFLEET_HOME: "/etc/hostname/state" } }));
     const names = unsafe.checks.filter(({ level }) => level === "skipped").map(({ name }) => name);
-    expect(names).toEqual(["store", "registry", ...STATE_CHECKS]);
-  });
-
-  it("doctor warns of damaged records, and doctor --fix saves the recovered states as new revisions", async () => {
-    const id = unused("damaged");
-    await fleet.spawn("alice");
-    await fleet.create("alice", id);
-    await fleet.send("alice", id, "hi");
-    await fleet.ok(["stop", "--user", "alice"]);
-    const folders = [join(fleet.root, "registry"), join(fleet.root, "sessions", id)];
-    const kept = () =>
-      folders.map((folder) => readdirSync(folder).filter((name) => name.startsWith("corrupt-")).length);
-    const keptBefore = kept();
-    for (const folder of folders) truncateSync(join(folder, newest(folder)), 0);
-
-    const listed = await fleet.run(["ps"]);
-    expect(listed.code).toBe(0);
-    // `ps` reads the session records to count sessions, so it also warns about the damaged session record.
-    expect(listed.stderr).toMatch(
-      /^Warning: The newest revision of the record of session "damaged-\d+" [^\n]+\nWarning: The newest revision of the registry is damaged \(it is empty: "[^"]+"\)\. The fleet recovered revision \d+ from its copy "[^"]+registry\.json"; nothing is lost\. Check the disk, then run: copilotfleet doctor --fix\n$/,
-    );
-
-    const check = (await findings()).get("damage");
-    expect(check).toMatchObject({
-      level: "warning",
-      detail: "damaged records: 2; the fleet uses older revisions or copies",
-      fixed: false,
-    });
-    // doctor lists each damaged record on its own line, with what was lost.
-    expect(check?.items.toSorted()).toEqual([
-      expect.stringMatching(
-        /^The newest revision of the record of session "damaged-\d+" is damaged \(it is empty: .*\)\. The fleet uses the previous revision and lost the last change, such as the time of last use\. The conversation is kept elsewhere\.$/,
-      ),
-      expect.stringMatching(/^The newest revision of the registry is damaged .*; nothing is lost\.$/),
-    ]);
-    const lines = (await fleet.ok(["doctor", "--quick"])).split("\n");
-    const at = lines.findIndex((line) => line.startsWith("WARN   damage "));
-    for (const line of lines.slice(at + 1, at + 3)) expect(line).toMatch(/^ {24}- The newest revision of the re/);
-    expect(lines[at + 3]).toMatch(/^ {24}Hint: Check the disk\. Add --fix to /);
-
-    const fixed = (await examined(["--fix"])).checks.get("damage");
-    expect(fixed).toMatchObject({
-      level: "ok",
-      fixed: true,
-      detail: "damaged records: 2, written again; the damaged files are kept as corrupt-*",
-      items: check?.items,
-    });
-    expect(kept()).toEqual(keptBefore.map((count) => count + 1));
-    expect((await findings()).get("damage")).toMatchObject({ level: "ok", detail: "none", items: [] });
-    expect(await fleet.ok(["list", "--user", "alice"])).toContain(id);
+    expect(names).toEqual(["store", "damage", "registry", ...STATE_CHECKS]);
   });
 
   it("doctor does not suggest itself as the next step when the runtime is missing or exits at once", async () => {
@@ -444,11 +394,6 @@ describe("doctor", () => {
     }
   });
 });
-
-function newest(folder: string): string {
-  const names = readdirSync(folder).filter((name) => /^\d+\.json$/.test(name));
-  return names.toSorted().at(-1) ?? "";
-}
 
 async function shown(run: Promise<Ran>): Promise<DoctorResult> {
   return (await run).json<DoctorResult>();

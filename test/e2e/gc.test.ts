@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { chmodSync, existsSync, lstatSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { existsSync, lstatSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
 import { CopilotClient, RuntimeConnection } from "@github/copilot-sdk";
 import { afterAll, afterEach, describe, expect, it, onTestFinished } from "vitest";
 import { Fleet, type GcResult } from "../../src/index.js";
@@ -12,6 +12,7 @@ import { innerPidOf, isRunning, sleeper } from "../fixtures/processes.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { stepInHistory } from "../fixtures/sessions/session-history.js";
 import { unused } from "../fixtures/sessions/unused.js";
+import { damageRecord, dumped } from "../fixtures/store/database.js";
 
 const model = await startHeldModel();
 afterAll(() => model.close());
@@ -51,9 +52,14 @@ async function stranger(user: string): Promise<CopilotClient> {
   return client;
 }
 
-/** Every path below a folder with its mode, modification time, inode and digest. */
+/**
+ * Every path below a folder with its mode, modification time, inode and digest. In place of a database and the files with
+ * which its readers agree, the records in it.
+ */
 function picture(folder: string, at = folder): string[] {
   return readdirSync(at, { withFileTypes: true }).flatMap((entry) => {
+    if (/\.db-(wal|shm)$/.test(entry.name)) return [];
+    if (entry.name.endsWith(".db")) return [entry.name, ...dumped(join(at, entry.name))];
     const path = join(at, entry.name);
     const { mode, mtimeMs, ino } = lstatSync(path);
     const digest = entry.isFile() ? createHash("sha256").update(readFileSync(path)).digest("hex") : "";
@@ -206,7 +212,13 @@ describe("sessions that gc keeps", () => {
   it("gc --dry-run reports what it would delete, and changes nothing on disk", async () => {
     await createOld("dee", "would-go", "--prompt", "hi");
     // Stop all servers first, because a running server may write files at any time.
+    const { servers } = await store.registry.read();
     await fleet.ok(["stop", "--all"]);
+    // This process started the servers. So it notes how they ended, which may take a moment.
+    for (const { home, launchId } of Object.values(servers).filter((server) => server.process !== null)) {
+      const note = join(dirname(home), "last-end.json");
+      await eventually("the note", () => existsSync(note) && readFileSync(note, "utf8").includes(launchId ?? ""));
+    }
     const before = picture(fleet.root);
     const result = await gc("--dry-run", "--user", "dee");
     expect(result).toMatchObject({ dryRun: true, deleted: [{ id: "would-go", owner: "dee" }] });
@@ -237,20 +249,13 @@ describe("the command gc", () => {
     const [damaged, old] = [unused("damaged"), unused("old")];
     await createOld(user, damaged, "--prompt", "hi");
     await createOld(other, old, "--prompt", "hi");
-    const record = join(fleet.root, "sessions", damaged);
-    const intact = readdirSync(record).map((name) => [join(record, name), readFileSync(join(record, name))] as const);
-    for (const [path] of intact) {
-      chmodSync(path, 0o600);
-      truncateSync(path, 0);
-    }
-    onTestFinished(() => {
-      for (const [path, bytes] of intact) if (existsSync(path)) writeFileSync(path, bytes);
-    });
+    const repair = damageRecord(fleet.root, "session", damaged);
+    onTestFinished(repair);
     const json = await fleet.run(["gc", "--ttl", "24h", "--user", other, "--dry-run", "--json"]);
     expect(json).toMatchObject({ code: 7, stderr: "" });
     expect(JSON.parse(json.stdout)).toMatchObject({
       deleted: [{ id: old }],
-      unreadable: [{ id: damaged, code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(record) }],
+      unreadable: [{ id: damaged, code: "FLEET_STATE_CORRUPT", message: expect.stringContaining(damaged) }],
     });
     const { code, stdout, stderr } = await fleet.run(["gc", "--ttl", "24h", "--user", other]);
     expect(stdout).toMatch(/^gc: deleted 1 session /);
@@ -259,12 +264,11 @@ describe("the command gc", () => {
         /^Error: gc left session "damaged-?\d*" alone, because its record cannot be read\. The state in ".*" is not readable: .* \[FLEET_STATE_CORRUPT\]$/,
       ),
       "  Try: copilotfleet doctor",
-      `  Try: mv ${record} ${fleet.root}/sessions-corrupt-${damaged}`,
-      `  Hint: If you have a backup, restore ${record} from it instead.`,
+      "  Try: copilotfleet doctor --fix",
       "",
     ]);
     expect(code).toBe(7);
-    for (const [path, bytes] of intact) writeFileSync(path, bytes);
+    repair();
     expect(idsOf((await gc("--user", user)).deleted)).toEqual([damaged]);
   });
 });

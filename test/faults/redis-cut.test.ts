@@ -2,9 +2,9 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "v
 import type { HostEntry } from "../../src/base/host.js";
 import type { LeaseRequest } from "../../src/base/session.js";
 import type { Store } from "../../src/store/ports.js";
-import { openStore, openStore } from "../../src/store/store.js";
+import { openStore } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
-import { parsed, RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
+import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { keyedRoot } from "../fixtures/store/store-root.js";
 
@@ -26,7 +26,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
   async function stores(): Promise<{ store: Store; direct: Store; proxy: CuttingProxy }> {
     const proxy = await CuttingProxy.start(redis.port);
     const url = redis.url();
-    const through = parsed(url.replace(String(redis.port), String(proxy.port)));
+    const through = url.replace(String(redis.port), String(proxy.port));
     // The limit is high, because a test delays operations, and a slow machine can make the delay long.
     const store = openStore(through, await keyedRoot(), { operationMs: 60_000 });
     const direct = openStore(url, await keyedRoot());
@@ -135,7 +135,7 @@ describe.skipIf(problem !== undefined)("a Redis connection that breaks after a w
     onTestFinished(() => proxy.end());
     const url = redis.url();
     const options = { host: "h1", instance: () => "i1" };
-    const through = parsed(url.replace(String(redis.port), String(proxy.port)));
+    const through = url.replace(String(redis.port), String(proxy.port));
     const store = openStore(through, await keyedRoot(), options);
     const direct = openStore(url, await keyedRoot(), options);
     onTestFinished(async () => void (await Promise.all([store.close(), direct.close()])));

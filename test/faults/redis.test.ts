@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import type { HostEntry } from "../../src/base/host.js";
 import type { LeaseRequest } from "../../src/base/session.js";
 import type { Store } from "../../src/store/ports.js";
-import { openStore, openStore } from "../../src/store/store.js";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Stopwatch } from "../fixtures/stopwatch.js";

@@ -1,27 +1,36 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { type FileStore, openStore } from "../../src/store/store.js";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { parseCounts, stringifyCounts } from "../fixtures/store/store-counts.js";
-import { serverRecord } from "../fixtures/store/store-records.js";
+import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { attach, countCalls, straceProblem } from "../fixtures/store/store-strace.js";
 
-/** Every system call of a commit that changes something, or that opens a file that is then changed. */
-const CALLS = ["mkdir", "openat", "pwrite64", "fsync", "link", "rename", "unlink", "fchmod", "rmdir"];
+/** Every system call of an update that changes a file or a lock, or that opens a file. */
+const CALLS = "mkdir openat write pwrite64 ftruncate fsync fdatasync rename unlink fcntl".split(" ");
 const ERRORS = ["EIO", "ENOSPC"];
 const SOAK = process.env.SOAK !== undefined;
 const DELAY_MS = SOAK ? 400 : 60;
+
+/** The updates, as the program names them, and the calls that each needs in any case. */
+const UPDATES = {
+  registry: ["openat", "write", "fsync", "rename", "fcntl"],
+  session: ["openat", "pwrite64", "fdatasync", "fcntl"],
+  create: ["mkdir", "openat", "pwrite64", "fdatasync", "fcntl"],
+};
+type Update = keyof typeof UPDATES;
 
 const problem = straceProblem();
 if (problem !== undefined) console.log(`store system calls: skipped, since ${problem}`);
 const program = problem === undefined ? bundleFixture("store-committer") : "";
 
-/** A process that makes one update for each key that it receives. */
+/** A process that makes one update for each line that it receives. */
 class Committer {
   readonly child: ChildProcess;
   readonly exited: Promise<unknown>;
@@ -43,30 +52,21 @@ class Committer {
     return done ? undefined : value;
   }
 
-  async count(key: string): Promise<string | undefined> {
-    this.child.stdin?.write(`${key}\n`);
+  async count(key: string, update: Update): Promise<string | undefined> {
+    this.child.stdin?.write(`${key} ${update}\n`);
     return this.answer();
   }
 }
 
-describe.skipIf(problem !== undefined)("a commit whose system calls are tampered with", () => {
+describe.skipIf(problem !== undefined)("an update whose system calls are tampered with", () => {
   let root: string;
   let log: string;
-  let calls: Map<string, number>;
   const started: Committer[] = [];
   let number = 0;
 
-  beforeAll(async () => {
+  beforeEach(async () => {
     root = join(await mkdtemp(join(tmpdir(), "copilotfleet-syscalls-")), "state");
     log = join(root, "..", "strace.log");
-    // Commit so many revisions that each later commit also deletes an old revision.
-    for (let rev = 0; rev < 20; rev++) await addTo(openStore("file", root), `filler${rev}`);
-    const committer = await start();
-    const detach = await attach(committer.child.pid ?? 0, log, [`trace=${CALLS.join(",")}`]);
-    expect(await committer.count("baseline")).toBe("acked 0");
-    calls = countCalls(await detach());
-    console.log(`store system calls: ${JSON.stringify(Object.fromEntries(calls))}`);
-    expect([...calls.keys()].toSorted()).toEqual(CALLS.toSorted());
   });
 
   afterEach(async () => {
@@ -74,13 +74,7 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
       child.kill("SIGKILL");
       await exited;
     }
-    // An injected error may leave files behind. sweep() deletes them only now, because their writer has ended.
-    await openStore("file", root).sweep();
-    expect(await scratchNames()).toEqual([]);
-  });
-
-  afterAll(async () => {
-    if (root !== undefined) await rm(join(root, ".."), { recursive: true, force: true });
+    await rm(join(root, ".."), { recursive: true, force: true });
   });
 
   async function start(): Promise<Committer> {
@@ -90,156 +84,159 @@ describe.skipIf(problem !== undefined)("a commit whose system calls are tampered
     return committer;
   }
 
-  /**
-   * Lets the committer make one update under `injection`, while another writer makes updates without a pause. If the
-   * other writer does the work for which the committer would make `call`, lets the committer make another update alone.
-   */
-  async function tamper(committer: Committer, call: string, injection: string, hit: string) {
-    const crowded = await tamperOnce(committer, call, injection, true);
-    const result = crowded.trace.includes(hit) ? crowded : await tamperOnce(committer, call, injection, false);
-    expect(result.trace.includes(hit), `${call}:${injection} met:\n${result.trace}`).toBe(true);
-    return result;
+  /** Before "create", there is no state folder. Before the other updates, there is a fleet that nobody uses. */
+  async function prepare(update: Update): Promise<void> {
+    if (update === "create") return await rm(root, { recursive: true, force: true });
+    if (existsSync(root)) return;
+    const store = openStore("file", root);
+    await store.registry.update((draft) => void Object.assign(draft.servers, { first: serverRecord("first") }));
+    await store.sessions.create(sessionRecord("victim"));
+    await store.close();
   }
 
-  async function tamperOnce(committer: Committer, call: string, injection: string, crowded: boolean) {
-    const key = `key${number++}`;
-    // An earlier case may have killed the lock's holder. Delete the lock, so that this case does not wait for it.
-    await rm(join(root, "registry.lock"), { recursive: true, force: true });
-    const other = openStore("file", root);
-    const expressions = [`trace=${CALLS.join(",")}`, `inject=${call}:${injection}`];
-    const detach = await attach(committer.child.pid ?? 0, log, expressions);
-    let finished = false;
-    const others = crowded ? countUntil(other, key, () => finished) : Promise.resolve(undefined);
-    const answer = await committer.count(key);
-    finished = true;
-    const acked = await others;
-    const trace = await detach();
-    const { servers } = await other.registry.read();
-    // All updates of the other writer are recorded, whether the committer's update succeeded or not.
-    if (crowded) expect(parseCounts(servers.other?.failure ?? null).next).toEqual({ [key]: acked });
-    expect(other.takeWarnings()).toEqual([]);
-    return { answer, trace, times: parseCounts(servers.victim?.failure ?? null).next[key] ?? 0 };
-  }
-
-  function occurrences(): [string, number][] {
+  /** How often an update makes each call, as pairs of the call and the number of its occurrence. */
+  async function occurrences(update: Update): Promise<[call: string, when: number][]> {
+    await prepare(update);
+    const committer = await start();
+    const detach = await attach(committer.child.pid ?? 0, log, [`trace=${CALLS.join(",")}`]);
+    expect(await committer.count("baseline", update)).toBe("acked");
+    const calls = countCalls(await detach());
+    console.log(`store system calls: ${update} ${JSON.stringify(Object.fromEntries(calls))}`);
+    expect([...calls.keys()]).toEqual(expect.arrayContaining(UPDATES[update]));
     return [...calls].flatMap(([call, count]) =>
-      Array.from({ length: count }, (_, index) => [call, index + 1] as [string, number]),
+      Array.from({ length: count }, (_, index): [string, number] => [call, index + 1]),
     );
   }
 
-  it("a commit killed at any system call leaves the old state or the new one, and nothing to delete by hand", async () => {
-    const outcomes = { old: 0, new: 0 };
-    for (const [call, when] of occurrences()) {
-      const committer = await start();
-      const signal = `signal=SIGKILL:when=${when}`;
-      const { answer, times } = await tamper(committer, call, signal, "+++ killed by SIGKILL +++");
-      await committer.exited;
-      const at = `${call} #${when}`;
-      expect(answer, at).toBeUndefined();
-      expect([0, 1], at).toContain(times);
-      outcomes[times === 0 ? "old" : "new"]++;
-      await addTo(openStore("file", root), "next");
-      expect(await scratchNames(), at).toEqual([]);
-    }
-    console.log(`store system calls: killed ${JSON.stringify(outcomes)}`);
-    // Both outcomes must occur. Otherwise the kills did not hit the calls before and after the commit.
-    expect(Math.min(outcomes.old, outcomes.new)).toBeGreaterThan(0);
-  });
+  /** Lets the committer make an update under `injection`, while `others` works. */
+  async function tamper<T>(
+    committer: Committer,
+    update: Update,
+    injection: string,
+    others?: (key: string, finished: () => boolean) => Promise<T>,
+  ) {
+    const key = `key${number++}`;
+    const expressions = [`trace=${CALLS.join(",")}`, `inject=${injection}`];
+    const detach = await attach(committer.child.pid ?? 0, log, expressions);
+    let finished = false;
+    const working = others?.(key, () => finished);
+    const answer = await committer.count(key, update);
+    finished = true;
+    await working;
+    return { answer, trace: await detach(), times: await timesOf(key, update) };
+  }
 
-  it("a commit reports the error of each system call that it needs, and leaves no temp file", async () => {
-    const outcomes: Record<string, number> = {};
-    const committer = await start();
-    // The code handles both errors alike, so one is enough here. The next test injects both into the calls that matter.
-    for (const error of SOAK ? ERRORS : ["EIO"]) {
-      for (const [call, when] of occurrences()) {
-        const { answer, times } = await tamper(committer, call, `error=${error}:when=${when}`, "(INJECTED)");
-        const at = `${call} #${when} ${error}: ${answer}`;
-        if (answer?.startsWith("acked")) expect(times, at).toBe(1);
-        else expect(answer, at).toBe("failed FLEET_STATE_UNWRITABLE");
-        expect(times, at).toBeLessThanOrEqual(1);
-        const outcome = `${call} ${answer} ${times}`;
-        outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
-      }
-    }
-    console.log(`store system calls: errors ${JSON.stringify(outcomes, null, 1)}`);
-  });
+  /** How often the update with this key is stored, as a new process sees it. It also makes updates of its own. */
+  async function timesOf(key: string, update: Update): Promise<number> {
+    const store = openStore("file", root);
+    const { servers } = await store.registry.read();
+    const session = await store.sessions.read("victim");
+    const counts = parseCounts((update === "registry" ? servers.victim?.failure : session?.purpose) ?? null);
+    // Nothing else has changed.
+    if (update !== "create") expect(servers.first).toEqual(serverRecord("first"));
+    const next = serverRecord("next", { cwd: `/${key}` });
+    await store.registry.update((draft) => void Object.assign(draft.servers, { next }));
+    await store.sessions.create(sessionRecord(`after-${key}`));
+    expect((await store.registry.read()).servers.next).toEqual(next);
+    expect((await store.sessions.ids("alice")).includes(`after-${key}`)).toBe(true);
+    expect(await store.damage()).toEqual([]);
+    expect(store.takeWarnings()).toEqual([]);
+    await store.close();
+    return counts.next[key] ?? 0;
+  }
 
-  it.each([
-    ["fchmod", 1, "the previous revision", false],
-    ["fchmod", 2, "the temp file", true],
-    ["pwrite64", 1, "the temp file", true],
-    ["fsync", 1, "the temp file", true],
-    ["link", 1, "the new revision", false],
-  ])(
-    "a commit whose %s call number %d fails (on %s) is refused, keeps the old state, and removes its temp file",
-    async (call, when, _, canMakeRoom) => {
-      for (const error of ERRORS) {
+  it.each(Object.keys(UPDATES) as Update[])(
+    "%s: an update killed at any system call is stored completely or not at all, and the next process goes on",
+    async (update) => {
+      const outcomes = { old: 0, new: 0 };
+      for (const [call, when] of await occurrences(update)) {
+        await prepare(update);
         const committer = await start();
-        const { answer, trace, times } = await tamperOnce(committer, call, `error=${error}:when=${when}`, false);
-        expect(trace).toContain("(INJECTED)");
-        // On a full disk, the commit deletes old revisions, and writes again. strace injects only one error.
-        const isMade = canMakeRoom && error === "ENOSPC";
-        const expected = isMade
-          ? { answer: "acked 0", times: 1 }
-          : { answer: "failed FLEET_STATE_UNWRITABLE", times: 0 };
-        expect({ answer, times }).toEqual(expected);
-        expect(await scratchNames()).toEqual([]);
-        expect(await committer.count(`again${number}`)).toBe("acked 0");
+        const { answer, trace, times } = await tamper(committer, update, `${call}:signal=SIGKILL:when=${when}`);
+        await committer.exited;
+        const at = `${call} #${when}`;
+        expect(trace, at).toContain("+++ killed by SIGKILL +++");
+        expect(answer, at).toBeUndefined();
+        expect([0, 1], at).toContain(times);
+        outcomes[times === 0 ? "old" : "new"]++;
+        await openStore("file", root).sweep();
+        expect(await scratchNames(), at).toEqual([]);
+      }
+      console.log(`store system calls: ${update} killed ${JSON.stringify(outcomes)}`);
+      // Both outcomes must occur. Otherwise the kills did not hit the calls before and after the commit.
+      expect(Math.min(outcomes.old, outcomes.new)).toBeGreaterThan(0);
+    },
+  );
+
+  it.each(Object.keys(UPDATES) as Update[])(
+    "%s: an update reports the error of each system call that it needs, and leaves no temp file",
+    async (update) => {
+      const outcomes: Record<string, number> = {};
+      const all = await occurrences(update);
+      const answers = all.filter(([call]) => call === "write").length;
+      for (const error of ERRORS) {
+        for (const [call, when] of all) {
+          // The last write is the answer of the program.
+          if (call === "write" && when === answers) continue;
+          await prepare(update);
+          const committer = await start();
+          const { answer, trace, times } = await tamper(committer, update, `${call}:error=${error}:when=${when}`);
+          const at = `${call} #${when} ${error}: ${answer}`;
+          expect(trace, at).toContain("(INJECTED)");
+          if (answer === "acked") expect(times, at).toBe(1);
+          else expect(answer, at).toBe("failed FLEET_STATE_UNWRITABLE");
+          expect(times, at).toBeLessThanOrEqual(1);
+          expect(await scratchNames(), at).toEqual([]);
+          const outcome = `${call} #${when} ${answer} ${times}`;
+          outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+          committer.child.kill("SIGKILL");
+          await committer.exited;
+        }
+      }
+      console.log(`store system calls: ${update} errors ${JSON.stringify(outcomes, null, 1)}`);
+    },
+  );
+
+  it.each(["registry", "session"] as const)(
+    "%s: an update delayed at any system call takes effect once, and loses no update of another writer",
+    async (update) => {
+      const all = await occurrences(update);
+      const committer = await start();
+      for (const [call, when] of all) {
+        const at = `${call} #${when}`;
+        const delay = `${call}:delay_enter=${DELAY_MS * 1_000}:when=${when}`;
+        const { answer, trace, times } = await tamper(committer, update, delay, countOthers);
+        expect({ answer, times }, at).toEqual({ answer: "acked", times: 1 });
+        expect(trace, at).toContain("(DELAYED)");
       }
     },
   );
 
-  it("a commit whose folder cannot be synced is reported as failed, even though it has taken effect", async () => {
-    const committer = await start();
-    const { answer, times } = await tamperOnce(committer, "fsync", "error=EIO:when=2", false);
-    expect({ answer, times }).toEqual({ answer: "failed FLEET_STATE_UNWRITABLE", times: 1 });
-  });
-
-  it("a commit whose registry.json cannot be written is acknowledged with a warning", async () => {
-    const committer = await start();
-    for (const [call, when] of [
-      ["pwrite64", 2],
-      ["fsync", 3],
-      ["rename", 1],
-    ] as const) {
-      const { answer, times } = await tamperOnce(committer, call, `error=ENOSPC:when=${when}`, false);
-      expect({ answer, times }).toEqual({ answer: "acked 1", times: 1 });
-      expect(await scratchNames()).toEqual([]);
+  /** Makes updates, one after another, until `finished`, and expects that none is lost. */
+  async function countOthers(key: string, finished: () => boolean): Promise<void> {
+    const store = openStore("file", root);
+    let acked = 0;
+    while (!finished()) {
+      const counts = stringifyCounts({ next: { [key]: acked + 1 }, anomalies: [] });
+      await store.registry.update((draft) => {
+        expect(parseCounts(draft.servers.other?.failure ?? null).next[key] ?? 0).toBe(acked);
+        draft.servers.other = serverRecord("other", { failure: counts });
+      });
+      await store.sessions.update("victim", (draft) => {
+        expect(draft.turns).toBe(acked);
+        draft.turns = acked + 1;
+      });
+      acked++;
     }
-  });
-
-  it("a commit delayed at any system call takes effect once, and loses no update of another writer", async () => {
-    const committer = await start();
-    for (const [call, when] of occurrences()) {
-      const delay = `delay_enter=${DELAY_MS * 1000}:when=${when}`;
-      const { answer, times } = await tamper(committer, call, delay, "(DELAYED)");
-      const at = `${call} #${when}`;
-      expect({ answer, times }, at).toEqual({ answer: "acked 0", times: 1 });
-    }
-  });
+    await store.sessions.update("victim", (draft) => {
+      expect(draft.turns).toBe(acked);
+      draft.turns = 0;
+    });
+    await store.close();
+  }
 
   async function scratchNames(): Promise<string[]> {
-    const names = [...(await readdir(root)), ...(await readdir(join(root, "registry")))];
+    const names = existsSync(root) ? await readdir(root) : [];
     return names.filter((name) => name.startsWith("."));
   }
 });
-
-async function addTo(store: FileStore, id: string): Promise<void> {
-  await store.registry.update(
-    (draft) => void Object.assign(draft.servers, { [id]: serverRecord(id, { cwd: `${Math.random()}` }) }),
-  );
-}
-
-/** Increments the count of `key`, one update after another, until `finished`. @returns the number of updates. */
-async function countUntil(store: FileStore, key: string, finished: () => boolean): Promise<number> {
-  let acked = 0;
-  while (!finished()) {
-    await store.registry.update((draft) => {
-      draft.servers.other = serverRecord("other", {
-        failure: stringifyCounts({ next: { [key]: acked + 1 }, anomalies: [] }),
-      });
-    });
-    acked++;
-  }
-  return acked;
-}
