@@ -5,7 +5,8 @@ import { type Registry, SCHEMA } from "../base/server.js";
 import { isObject } from "../base/values/text.js";
 import { corruptError, newerError } from "./failures.js";
 import { scratchName, syncNow } from "./file/durable.js";
-import { mediumError } from "./file/failures.js";
+import { isFull, mediumError } from "./file/failures.js";
+import { freeReserve } from "./file/reserve.js";
 import { type RegistryStore, withoutPrototype } from "./ports.js";
 import type { SqliteRows } from "./sqlite/rows.js";
 
@@ -90,7 +91,8 @@ export class RegistryFile implements RegistryStore {
       renameSync(temp, this.#path);
       syncNow(folder);
     } catch (error) {
-      throw mediumError("write", this.#path, error);
+      if (!isFull(error) || !freeReserve(folder)) throw mediumError("write", this.#path, error);
+      this.#replace(text);
     } finally {
       rmSync(temp, { force: true });
     }

@@ -7,6 +7,7 @@ import { shellQuote } from "../base/values/text.js";
 import { olderError } from "./failures.js";
 import { closeQuietly, scratchName, sweepFolder, writeNewFile } from "./file/durable.js";
 import { readIfThere, writing } from "./file/failures.js";
+import { restoreReserve } from "./file/reserve.js";
 import { ensureStateFolder, stateFolderCheck } from "./file/state-folder.js";
 import { HOSTS, HostTable, REGISTRIES, RegistryRow } from "./hosts.js";
 import { LEASES, Leases } from "./leases.js";
@@ -121,7 +122,12 @@ export class FleetStore implements Store {
     const folder = { checkFolder: this.#checkFolder, ensureFolder: () => ensureStateFolder(root) };
     // Nobody can set the clock that counts from the start of the machine.
     const clock = options.clock ?? { now: () => Math.round(system().clock.nowMs()), clockId: system().clock.bootId() };
-    const state = new SqliteRows(join(root, "state.db"), { ...folder, durable: true, now: Date.now, clockId: "" });
+    const state = new SqliteRows(join(root, "state.db"), {
+      ...folder,
+      durable: true,
+      now: () => Date.now(),
+      clockId: "",
+    });
     const host = new SqliteRows(join(root, "host.db"), { ...folder, ...clock, durable: false });
     const ledger = new SqliteLedger(join(root, "ledger.db"), folder);
     const warn = (message: string) => this.#warn(message);
@@ -246,6 +252,8 @@ export class FleetStore implements Store {
     await this.usage.close();
     await this.rows.close();
     for (const rows of this.#local) await rows.close();
+    // An earlier change may have needed the reserve of a full disk.
+    if (existsSync(this.#root)) restoreReserve(this.#root);
   }
 
   /** How long a small write with a sync to disk takes, in milliseconds. Null if there is no state folder so far. */

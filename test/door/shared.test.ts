@@ -1,10 +1,10 @@
-import { chmod, readdir, rm, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { approveAll } from "@github/copilot-sdk";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../fixtures/eventually.js";
 import { killed } from "../fixtures/processes.js";
 import { unused } from "../fixtures/sessions/unused.js";
+import { damageRecord } from "../fixtures/store/database.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { DoorFleet } from "./harness.js";
 import { RawClient } from "./raw-client.js";
@@ -24,13 +24,8 @@ describe("the front door, with sessions on several shared servers,", () => {
   it("lists a client's sessions even if another user's session record cannot be read, and warns", async () => {
     const { store } = at;
     await store.sessions.create(sessionRecord("damaged", { owner: "bob" }));
-    await store.close();
-    const folder = join(at.folder, "state/sessions/damaged");
-    onTestFinished(() => rm(folder, { recursive: true }));
-    for (const name of await readdir(folder)) {
-      await chmod(join(folder, name), 0o600);
-      await truncate(join(folder, name), 0);
-    }
+    onTestFinished(async () => void (await store.sessions.delete("damaged")));
+    onTestFinished(damageRecord(join(at.folder, "state"), "session", "damaged"));
     const client = await RawClient.as(at.url, await at.token("lea"));
     expect(await client.request("session.list", {})).toMatchObject({ result: { sessions: [] } });
     expect(at.fleet.takeWarnings()).toContainEqual(expect.stringMatching(/^Session "damaged" is left out, /));

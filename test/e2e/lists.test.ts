@@ -135,7 +135,9 @@ describe("an unreadable session record", () => {
     for (const [args, stdout] of shown) {
       const ran = await fleet.run(args);
       expect(ran, args.join(" ")).toMatchObject({ code: 0, stdout: expect.stringMatching(stdout) });
-      expect(ran.stderr, args.join(" ")).toMatch(/^Warning: Session "old" is left out, because its record cannot be read\. [^\n]*\n$/);
+      expect(ran.stderr, args.join(" ")).toMatch(
+        /^Warning: Session "old" is left out, because its record cannot be read\. [^\n]*\n$/,
+      );
       expect(ran.stderr).toMatch(/ Next steps: copilotfleet doctor; copilotfleet doctor --fix\n$/);
     }
     const unknown = await fleet.run(["describe", "zzz"]);

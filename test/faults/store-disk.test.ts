@@ -1,8 +1,5 @@
-import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
-import { existsSync } from "node:fs";
-import { mkdir, readdir, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdir } from "node:fs/promises";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { isUnreadable } from "../../src/store/failures.js";
 import { mediumError } from "../../src/store/file/failures.js";
@@ -10,7 +7,6 @@ import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";
-import { Stopwatch } from "../fixtures/stopwatch.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
@@ -40,7 +36,7 @@ it.skipIf(problem !== undefined)(
   async () => {
     const folder = await temporaryRoot();
     await mkdir(folder);
-    const script = 'mount -t tmpfs -o size=64k,mode=0700 tmpfs "$1"; exec "$2" "$3" "$1"';
+    const script = 'mount -t tmpfs -o size=1m,mode=0700 tmpfs "$1"; exec "$2" "$3" "$1"';
     const { stdout, stderr, status } = inNamespace(script, folder, process.execPath, filler);
     expect({ stderr, status }).toEqual({ stderr: "", status: 0 });
     const seen = JSON.parse(stdout);
@@ -49,7 +45,7 @@ it.skipIf(problem !== undefined)(
       message: expect.stringContaining("no space left on device (ENOSPC)"),
     };
     expect(seen.acked.length).toBeGreaterThan(7);
-    expect(seen.acked.length).toBeLessThan(200);
+    expect(seen.acked.length).toBeLessThan(2_000);
     expect(seen.refusal).toEqual(refusal);
     expect(seen.full).toEqual({ servers: seen.acked, scratch: [], session: refusal, sessions: 0 });
     expect(seen.short).toEqual(refusal);
@@ -124,23 +120,19 @@ it.skipIf(problem !== undefined)(
 );
 
 const TAKER = bundleFixture("files-taker");
-/** More records than the store reads without a pause. */
-const RECORDS = 120;
+/** More records than the store reads at once. */
+const RECORDS = 220;
 const hasLimit = spawnSync("prlimit", ["--nofile=64", "true"]).status === 0;
 
 it.skipIf(!hasLimit)(
-  "listing sessions fails with FLEET_FILES_EXHAUSTED, and skips no record, when the process runs out of files",
+  "a list of sessions skips no record, even if the process runs out of files meanwhile",
   async () => {
     const root = await temporaryRoot();
     const store = openStore("file", root);
     for (let at = 0; at < RECORDS; at++) await store.sessions.create(sessionRecord(`session-${at}`));
     await store.close();
     const output = execFileSync("prlimit", ["--nofile=64", process.execPath, TAKER, root], { encoding: "utf8" });
-    expect(JSON.parse(output)).toEqual({
-      code: "FLEET_FILES_EXHAUSTED",
-      message: "This process may open only 64 files at once, which is too few.",
-      unreadable: 0,
-    });
+    expect(JSON.parse(output)).toEqual({ records: RECORDS, unreadable: 0 });
   },
 );
 
@@ -155,72 +147,3 @@ describe("isUnreadable", () => {
     expect(isUnreadable(failed(code))).toBe(false);
   });
 });
-
-const TRIALS = process.env.SOAK === undefined ? 7 : 50;
-
-const program = bundleFixture("store-holder");
-
-/** Starts a process that stops in the middle of a commit while it holds the lock. */
-async function startHolder(root: string) {
-  const child = spawn(process.execPath, [program, root], { stdio: ["ignore", "pipe", "inherit"] });
-  onTestFinished(() => void child.kill("SIGKILL"));
-  const exited = once(child, "exit");
-  await once(child.stdout, "data");
-  expect(existsSync(join(root, "registry.lock"))).toBe(true);
-  return { child, exited };
-}
-
-describe("the lock of the file store", () => {
-  it("after the holder of the lock was killed, the next writer waits less than 200 ms and deletes the holder's temp file", async () => {
-    const root = await temporaryRoot();
-    const took: number[] = [];
-    const usual: number[] = [];
-    const commit = async (trial: number) => {
-      using passed = new Stopwatch();
-      await openStore("file", root).registry.update(
-        (draft) => void Object.assign(draft.servers, { [trial]: server(trial) }),
-      );
-      return passed.ms;
-    };
-    for (let trial = 0; trial < TRIALS; trial++) {
-      const { child, exited } = await startHolder(root);
-      child.kill("SIGKILL");
-      await exited;
-      expect(await scratchNames(root)).toHaveLength(1);
-      took.push(await commit(trial));
-      expect(await scratchNames(root)).toEqual([]);
-      expect(Object.keys((await openStore("file", root).registry.read()).servers)).toHaveLength(trial + 1);
-      // Delete the killed holder's lock. Otherwise the next holder would wait until that lock is stale.
-      await rm(join(root, "registry.lock"), { recursive: true, force: true });
-      usual.push(await commit(trial));
-    }
-    console.log(`after a killed holder: ${took.map((ms) => `${ms.toFixed(0)} ms`).join(", ")}`);
-    // We compare medians, because a busy machine delays single writes, and its disk delays all of them.
-    expect(median(took) - median(usual)).toBeLessThan(200);
-  });
-
-  it("a writer does not wait for a suspended holder of the lock", async () => {
-    const root = await temporaryRoot();
-    const { child } = await startHolder(root);
-    child.kill("SIGSTOP");
-    using passed = new Stopwatch();
-    await openStore("file", root).registry.update(
-      (draft) => void Object.assign(draft.servers, { a: serverRecord("a") }),
-    );
-    expect(passed.ms).toBeLessThan(2_000);
-    expect(Object.keys((await openStore("file", root).registry.read()).servers)).toEqual(["a"]);
-  });
-});
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
-}
-
-/** A server's record that differs each time, so that each update has to commit. */
-function server(trial: number) {
-  return serverRecord(String(trial), { cwd: `/${Math.random()}` });
-}
-
-async function scratchNames(root: string): Promise<string[]> {
-  return (await readdir(join(root, "registry"))).filter((name) => name.startsWith("."));
-}

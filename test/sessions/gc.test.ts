@@ -6,7 +6,6 @@ import {
   readFileSync,
   renameSync,
   symlinkSync,
-  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -16,6 +15,7 @@ import { setUseMarker } from "../../src/servers/use-markers.js";
 import { makeOld } from "../fixtures/sessions/gc-sessions.js";
 import { type GcState, gcState, HOUR_MS, OLD_MS } from "../fixtures/sessions/gc-state.js";
 import { meddling } from "../fixtures/store/altered-store.js";
+import { damageRecord } from "../fixtures/store/database.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
 
 const NO_WAIT = { waitMs: 0, signal: undefined };
@@ -61,17 +61,13 @@ describe("sessions that gc finds", () => {
     await state.session("s1", "damaged");
     await state.session("s1", "old");
     await state.session("s2", "older", { owner: "bob" });
-    const record = join(state.root, "sessions", "damaged");
-    for (const name of readdirSync(record)) truncateSync(join(record, name), 0);
+    damageRecord(state.root, "session", "damaged");
+    const database = join(state.root, "state.db");
     const unreadable = {
       id: "damaged",
       code: "FLEET_STATE_CORRUPT",
-      message: expect.stringContaining(`"${record}" is not readable`),
-      suggestions: [
-        "copilotfleet doctor",
-        `mv ${record} ${state.root}/sessions-corrupt-damaged`,
-        `If you have a backup, restore ${record} from it instead.`,
-      ],
+      message: `The state in "${database}" is not readable: the session "damaged" is not valid JSON.`,
+      suggestions: ["copilotfleet doctor", "copilotfleet doctor --fix"],
     };
     for (const dryRun of [true, false]) {
       const result = await state.gc({ dryRun });

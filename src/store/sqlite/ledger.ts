@@ -174,6 +174,7 @@ input, output, cached, credits FROM lines ORDER BY number LIMIT ?`).all(limit),
       sql("DELETE FROM lines WHERE number <= ?").run(number);
       sql("DELETE FROM sums").run();
       sql("DELETE FROM totals").run();
+      deleteUnusedNames(sql, "lines");
     });
   }
 
@@ -184,14 +185,18 @@ input, output, cached, credits FROM lines ORDER BY number LIMIT ?`).all(limit),
       sql("DELETE FROM lines WHERE at < ?").run(hour * HOUR_MS);
       sql("DELETE FROM sums WHERE hour < ?").run(hour);
       sql("DELETE FROM totals WHERE hour < ?").run(hour);
-      const used = ["user", "session", "model", "token"].map((column) => `SELECT ${column} FROM sums`).join(" UNION ");
-      sql(`DELETE FROM names WHERE id NOT IN (${used})`).run();
+      deleteUnusedNames(sql, "sums");
     });
   }
 
   async close(): Promise<void> {
     await this.file.close();
   }
+}
+
+function deleteUnusedNames(sql: Sql, table: "lines" | "sums"): void {
+  const used = ["user", "session", "model", "token"].map((column) => `SELECT ${column} FROM ${table}`).join(" UNION ");
+  sql(`DELETE FROM names WHERE id NOT IN (${used})`).run();
 }
 
 function numberOf(sql: Sql, kind: "user" | "session" | "model" | "token", name: string | null): number {

@@ -10,18 +10,20 @@ import {
   statSync,
 } from "node:fs";
 import { createRequire } from "node:module";
+import { constants as constantsOf } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { getSystemErrorMap } from "node:util";
 import type { DatabaseSyncInstance, StatementSyncInstance } from "@photostructure/sqlite";
-import { FleetError, isFleetError, quote } from "../../base/errors.js";
+import { FleetError, isFleetError, quote, systemCode } from "../../base/errors.js";
 import { SCHEMA } from "../../base/server.js";
 import { lockHolder } from "../../base/system/file-locks.js";
 import { shellQuote } from "../../base/values/text.js";
 import { busyError, corruptError, newerError } from "../failures.js";
 import { scratchName, syncNow } from "../file/durable.js";
-import { mediumError } from "../file/failures.js";
+import { isFull, mediumError } from "../file/failures.js";
+import { freeReserve, keepReserve } from "../file/reserve.js";
 import type { AnyKind, Changes, Kind, Row, Rows, Selection } from "../rows.js";
 
 export interface FileOptions {
@@ -36,6 +38,11 @@ export interface FileOptions {
   ensureFolder: () => void;
   /** How long a call waits for another process that holds the database, in milliseconds. Default: 5 s. */
   patienceMs?: number;
+}
+
+interface UseOptions {
+  isDurable?: boolean;
+  isVital?: boolean;
 }
 
 const PATIENCE_MS = 5_000;
@@ -58,7 +65,7 @@ interface Open {
 
 /** An SQLite file. All processes of one host may use it at the same time. */
 export class SqliteFile {
-  readonly #path: string;
+  readonly path: string;
   readonly #tables: string;
   readonly #options: FileOptions;
   readonly #underWay = new Set<Promise<unknown>>();
@@ -69,7 +76,7 @@ export class SqliteFile {
    * @param tables the statements that create its tables
    */
   constructor(path: string, tables: string, options: FileOptions) {
-    this.#path = path;
+    this.path = path;
     this.#tables = tables;
     this.#options = options;
   }
@@ -78,14 +85,11 @@ export class SqliteFile {
    * Runs `work` in one transaction. While another process holds the database, waits without blocking this process.
    *
    * @param options.isDurable whether the commit, and all commits before it, survive a power failure even if `synchronous` is `NORMAL`
+   * @param options.isVital whether the commit may use the reserve of a full disk
    * @returns the result of `work`; undefined if it only reads, and there is no file so far
    * @throws FleetError as the methods of {@link Rows}
    */
-  async use<T>(
-    action: "read" | "write",
-    work: (sql: Sql) => T,
-    options: { isDurable: boolean } = { isDurable: false },
-  ): Promise<T | undefined> {
+  async use<T>(action: "read" | "write", work: (sql: Sql) => T, options: UseOptions = {}): Promise<T | undefined> {
     const using = this.#use(action, work, options);
     this.#underWay.add(using);
     try {
@@ -95,14 +99,10 @@ export class SqliteFile {
     }
   }
 
-  async #use<T>(
-    action: "read" | "write",
-    work: (sql: Sql) => T,
-    { isDurable }: { isDurable: boolean },
-  ): Promise<T | undefined> {
+  async #use<T>(action: "read" | "write", work: (sql: Sql) => T, options: UseOptions): Promise<T | undefined> {
     const until = performance.now() + this.#patienceMs;
     for (;;) {
-      const done = this.#attempt(action, work, until, isDurable);
+      const done = this.#attempt(action, work, until, options);
       if (done !== null) return done.result;
       await sleep(1 + Math.random() * 9);
     }
@@ -162,7 +162,7 @@ export class SqliteFile {
     if (found !== null) throw this.corrupt(found);
     const open = await this.use("read", () => this.#open);
     if (open === undefined) return;
-    const temp = join(dirname(this.#path), scratchName("tmp"));
+    const temp = join(dirname(this.path), scratchName("tmp"));
     try {
       closeSync(openSync(temp, "wx", 0o600));
       const { backup } = load("@photostructure/sqlite") as typeof import("@photostructure/sqlite");
@@ -184,18 +184,18 @@ export class SqliteFile {
   restore(): { keptAs: string; copiedAt: Date | null } {
     this.#forget();
     const time = new Date().toISOString().replaceAll(/[:.]/g, "-");
-    const keptAs = join(dirname(this.#path), `${DAMAGED}${basename(this.#path)}-${time}`);
-    const temp = join(dirname(this.#path), scratchName("tmp"));
+    const keptAs = join(dirname(this.path), `${DAMAGED}${basename(this.path)}-${time}`);
+    const temp = join(dirname(this.path), scratchName("tmp"));
     const copiedAt = statSync(this.#copyPath, { throwIfNoEntry: false })?.mtime ?? null;
     try {
       if (copiedAt !== null) copyFileSync(this.#copyPath, temp);
-      renameSync(this.#path, keptAs);
+      renameSync(this.path, keptAs);
       // They belong to the damaged file.
-      for (const end of ["-wal", "-shm"]) rmSync(`${this.#path}${end}`, { force: true });
-      if (copiedAt !== null) renameSync(temp, this.#path);
-      syncNow(dirname(this.#path));
+      for (const end of ["-wal", "-shm"]) rmSync(`${this.path}${end}`, { force: true });
+      if (copiedAt !== null) renameSync(temp, this.path);
+      syncNow(dirname(this.path));
     } catch (error) {
-      throw mediumError("write", this.#path, error);
+      throw mediumError("write", this.path, error);
     } finally {
       rmSync(temp, { force: true });
     }
@@ -204,11 +204,11 @@ export class SqliteFile {
 
   /** The error of damage that a read has found. */
   corrupt(detail: string, cause?: unknown): FleetError {
-    return corruptError(this.#path, detail, "copilotfleet doctor --fix", cause);
+    return corruptError(this.path, detail, "copilotfleet doctor --fix", cause);
   }
 
   get #copyPath(): string {
-    return `${this.#path}.copy`;
+    return `${this.path}.copy`;
   }
 
   /** Waits for the uses under way. The next use opens the file again. */
@@ -231,7 +231,7 @@ export class SqliteFile {
     action: "read" | "write",
     work: (sql: Sql) => T,
     until: number,
-    isDurable = false,
+    { isDurable = false, isVital = false }: UseOptions = {},
   ): { result: T | undefined } | null {
     let open: Open | null = null;
     try {
@@ -239,6 +239,7 @@ export class SqliteFile {
       if (isDurable) open?.database.exec("PRAGMA synchronous = FULL");
       return { result: open === null ? undefined : transact(open, action, work) };
     } catch (error) {
+      if ((isVital || action === "read") && isDiskFull(error) && freeReserve(dirname(this.path))) return null;
       if (!isBusy(error)) throw this.#explained(action, error);
       if (performance.now() < until) return null;
       throw this.#busy();
@@ -250,12 +251,13 @@ export class SqliteFile {
   #opened(action: "read" | "write"): Open | null {
     if (action === "write") this.#options.ensureFolder();
     else this.#options.checkFolder();
-    const inode = statSync(this.#path, { throwIfNoEntry: false })?.ino;
+    const inode = statSync(this.path, { throwIfNoEntry: false })?.ino;
     if (this.#open !== undefined && this.#open.inode === inode) return this.#open;
     this.#forget();
     if (inode === undefined && action === "read") return null;
     // SQLite gives its other files the mode of this one.
-    if (inode === undefined) closeSync(openSync(this.#path, "a", 0o600));
+    if (inode === undefined) closeSync(openSync(this.path, "a", 0o600));
+    if (action === "write") keepReserve(dirname(this.path));
     const open = this.#connect();
     this.#open = open;
     return open;
@@ -263,8 +265,8 @@ export class SqliteFile {
 
   #connect(): Open {
     const { DatabaseSync } = load("@photostructure/sqlite") as typeof import("@photostructure/sqlite");
-    const { ino: inode } = statSync(this.#path);
-    const database = new DatabaseSync(this.#path, { timeout: BLOCKED_MS });
+    const { ino: inode } = statSync(this.path);
+    const database = new DatabaseSync(this.path, { timeout: BLOCKED_MS });
     try {
       database.exec("PRAGMA journal_mode = WAL");
       database.exec(`PRAGMA synchronous = ${this.#options.synchronous}; PRAGMA secure_delete = ON`);
@@ -274,8 +276,8 @@ export class SqliteFile {
     } catch (error) {
       database.close();
       // SQLite needs a file beside the database even for reading. On a read-only disk, it cannot create that file.
-      if (sqliteCode(error) !== CANNOT_OPEN || existsSync(`${this.#path}-wal`)) throw error;
-      const unchanging = `${pathToFileURL(this.#path).href}?immutable=1`;
+      if (sqliteCode(error) !== CANNOT_OPEN || existsSync(`${this.path}-wal`)) throw error;
+      const unchanging = `${pathToFileURL(this.path).href}?immutable=1`;
       // No file has this inode, so the next use tries again whether the disk can be written.
       return { database: new DatabaseSync(unchanging, { readOnly: true }), inode: 0, statements: new Map() };
     }
@@ -283,7 +285,7 @@ export class SqliteFile {
 
   #hasTables({ database }: Open): boolean {
     const { user_version: schema } = database.prepare("PRAGMA user_version").get();
-    if (schema > SCHEMA) throw newerError(this.#path, schema);
+    if (schema > SCHEMA) throw newerError(this.path, schema);
     return schema !== 0;
   }
 
@@ -292,10 +294,10 @@ export class SqliteFile {
   }
 
   #busy(): FleetError {
-    const pid = lockHolder(`${this.#path}-shm`, WRITE_LOCK);
+    const pid = lockHolder(`${this.path}-shm`, WRITE_LOCK);
     const holder = pid === null ? "another process" : `process ${pid}`;
     const error = busyError(
-      this.#path,
+      this.path,
       `is held by ${holder}, which did not release it within ${this.#patienceMs / 1_000} s`,
     );
     if (pid === null) return error;
@@ -307,16 +309,16 @@ export class SqliteFile {
 
   #explained(action: "read" | "write", error: unknown): unknown {
     const code = sqliteCode(error);
-    if (code === null) return mediumError(action, this.#path, error);
+    if (code === null) return mediumError(action, this.path, error);
     const text = error instanceof Error ? error.message : String(error);
     if (code === CORRUPT || code === NOT_A_DATABASE) return this.corrupt(text, error);
     // Any other code shows an error in our statements.
     if (!MEDIUM.has(code)) return error;
-    const cause = systemError(error, this.#path);
-    if (cause !== null) return mediumError(action, this.#path, cause);
+    const cause = systemError(error, this.path);
+    if (cause !== null) return mediumError(action, this.path, cause);
     const verb = action === "read" ? "read" : "written";
-    return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(this.#path)} cannot be ${verb}: ${text}.`, {
-      suggestions: [code === FULL ? `df -h ${shellQuote(this.#path)}` : `ls -ld ${shellQuote(this.#path)}`],
+    return new FleetError("FLEET_STATE_UNWRITABLE", `The state in ${quote(this.path)} cannot be ${verb}: ${text}.`, {
+      suggestions: [code === FULL ? `df -h ${shellQuote(this.path)}` : `ls -ld ${shellQuote(this.path)}`],
       cause: error,
     });
   }
@@ -379,7 +381,7 @@ export class SqliteRows implements Rows {
   }
 
   async commit(changes: Changes): Promise<boolean> {
-    const done = await this.file.use("write", (sql) => {
+    const commit = (sql: Sql) => {
       this.#sweep(sql);
       const now = this.#options.now();
       for (const { kind, id, from } of changes) {
@@ -403,8 +405,9 @@ export class SqliteRows implements Rows {
         }
       }
       return true;
-    });
-    return done ?? false;
+    };
+    const isVital = changes.every(({ kind, to }) => kind.isVital || to === null);
+    return (await this.file.use("write", commit, { isVital })) ?? false;
   }
 
   async erase({ name }: AnyKind, id: string): Promise<boolean> {
@@ -434,7 +437,7 @@ export class SqliteRows implements Rows {
 
   /** Runs `work` while no other process can commit. It must be short, because it blocks this process. */
   async alone<T>(work: () => T): Promise<T> {
-    return (await this.file.use("write", work)) as T;
+    return (await this.file.use("write", work, { isVital: true })) as T;
   }
 
   async now(): Promise<number> {
@@ -509,6 +512,18 @@ const [BUSY, LOCKED, READONLY, IO_ERROR, CORRUPT, FULL, CANNOT_OPEN, NOT_A_DATAB
   5, 6, 8, 10, 11, 13, 14, 26,
 ] as const;
 
+/** The texts of the codes (sqlite3_errstr). */
+const CODES: ReadonlyMap<string, number> = new Map([
+  ["database is locked", BUSY],
+  ["database table is locked", LOCKED],
+  ["attempt to write a readonly database", READONLY],
+  ["disk I/O error", IO_ERROR],
+  ["database disk image is malformed", CORRUPT],
+  ["database or disk is full", FULL],
+  ["unable to open database file", CANNOT_OPEN],
+  ["file is not a database", NOT_A_DATABASE],
+]);
+
 /** The codes that say that the medium refused a call. */
 const MEDIUM: ReadonlySet<number> = new Set([READONLY, IO_ERROR, FULL, CANNOT_OPEN]);
 
@@ -532,8 +547,16 @@ const MEDIUM_ERRORS: ReadonlySet<string> = new Set(["EACCES", "EDQUOT", "EIO", "
 
 /** The primary result code of an error of SQLite; null for any other error. */
 function sqliteCode(error: unknown): number | null {
-  const code = error instanceof Error && "errcode" in error ? error.errcode : undefined;
-  return typeof code === "number" ? code & 0xff : null;
+  if (!(error instanceof Error)) return null;
+  if ("errcode" in error && typeof error.errcode === "number") return error.errcode & 0xff;
+  // Errors of some calls have only the text.
+  return systemCode(error) === "ERR_SQLITE_ERROR" ? (CODES.get(error.message) ?? null) : null;
+}
+
+/** SQLite needs some space even for reading, for a file that it shares with other processes. */
+function isDiskFull(error: unknown): boolean {
+  const hasErrno = error instanceof Error && "systemErrno" in error && error.systemErrno === constantsOf.errno.ENOSPC;
+  return isFull(error) || sqliteCode(error) === FULL || (sqliteCode(error) !== null && hasErrno);
 }
 
 function isBusy(error: unknown): boolean {
