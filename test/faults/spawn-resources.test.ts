@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
 import { serverIdOf } from "../../src/base/ids.js";
 import { logPath, serverFolder } from "../../src/runtime/files/server-folder.js";
+import type { ServerView } from "../../src/servers/server.js";
 import type { Ran } from "../fixtures/commands/command.js";
 import {
   errorOf,
@@ -74,13 +75,16 @@ it("spawn starts no process when the state is read-only, but ps still reads the 
   const { pid } = await fleet.spawn("alice");
   mount("--bind", fleet.root, fleet.root);
   execFileSync("mount", ["-o", "remount,bind,ro", fleet.root]);
-  expect(refused(await fleet.run(["spawn", "--user", "bob", "--json"])).message).toMatch(/read-only file system/);
-  expect(refused(await fleet.run(["stop", "--user", "alice", "--json"])).message).toMatch(/read-only file system/);
-  expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "ready", pid }]);
-  expect(await fleet.json(["spawn", "--user", "alice"])).toMatchObject({ created: false, server: { pid } });
+  // A process that has opened the database on a read-only disk cannot write to it later.
+  const own = { ownProcess: true };
+  expect(refused(await fleet.run(["spawn", "--user", "bob", "--json"], own)).message).toMatch(/read-only file system/);
+  expect(refused(await fleet.run(["stop", "--user", "alice", "--json"], own)).message).toMatch(/read-only file system/);
+  const shown = async () => (await fleet.json<{ servers: ServerView[] }>(["ps"], own)).servers;
+  expect(await shown()).toMatchObject([{ user: "alice", state: "ready", pid }]);
+  expect(await fleet.json(["spawn", "--user", "alice"], own)).toMatchObject({ created: false, server: { pid } });
   expect(fleet.servers()).toEqual([pid]);
   await killed(pid);
-  expect(await fleet.ps()).toMatchObject([{ user: "alice", state: "failed", pid: null }]);
+  expect(await shown()).toMatchObject([{ user: "alice", state: "failed", pid: null }]);
 });
 
 it.for([

@@ -32,16 +32,12 @@ const slowExec = ({ when, ms }: (typeof EXECS)[number]) => {
 
 /** Where a spawn is killed: a system call, its number among the calls of this kind in its thread, and its effect. */
 const POINTS = [
-  ["link", 1, "the planned start is committed to the registry"],
-  ["rename", 1, "registry.json is replaced"],
+  ["rename", 1, "the planned start is committed to the registry"],
   ["clone", 1, "the first trial of a sandbox is forked"],
   ["clone", 3, "the server is forked"],
   ["setsid", 1, "the forked server leaves its parent's session"],
   ["connect", 1, "the server gets its first probe"],
-  ["link", 2, "the ready server is committed to the registry"],
-  ["rename", 2, "registry.json is replaced again"],
-  ["unlink", 1, "the temporary file of the first commit is deleted"],
-  ["unlink", 2, "the temporary file of the second commit is deleted"],
+  ["rename", 2, "the ready server is committed to the registry"],
 ] as const;
 
 it.for(POINTS)(
