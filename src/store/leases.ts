@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { FleetError } from "../base/errors.js";
+import { FleetError, isFleetError } from "../base/errors.js";
 import { assertSessionId } from "../base/ids.js";
 import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../base/session.js";
 import { hashToken, isSameHash } from "../base/token.js";
@@ -79,25 +79,31 @@ export class Leases implements LeaseStore {
   }
 
   async leave(sessionId: string, token: string): Promise<void> {
-    await this.#table.update(sessionId, ({ record }) => {
+    const leaving = this.#table.update(sessionId, ({ record }) => {
       if (record !== null) leave(record, hashToken(token));
+    });
+    await leaving.catch((error: unknown) => {
+      // A database that has lost its data has lost the queue, too.
+      if (!isFleetError(error, "FLEET_STATE_LOST")) throw error;
     });
   }
 
   async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
-    return await this.#table.update(sessionId, ({ record }, now) => {
+    const renewing = this.#table.update(sessionId, ({ record }, now) => {
       const lease = held(sessionId, record, token, now);
       if (record !== null) keep(record, now + ttlMs);
       Object.assign(lease, { endsAt: now + ttlMs, ttlMs, expiresAt: new Date(Date.now() + ttlMs).toISOString() });
       return view(sessionId, lease, now);
     });
+    return await renewing.catch(lostWithData(sessionId));
   }
 
   async release(sessionId: string, token: string): Promise<void> {
-    await this.#table.update(sessionId, ({ record }, now) => {
+    const releasing = this.#table.update(sessionId, ({ record }, now) => {
       held(sessionId, record, token, now);
       if (record !== null) record.lease = null;
     });
+    await releasing.catch(lostWithData(sessionId));
   }
 
   async read(sessionId: string): Promise<Lease | null> {
@@ -107,7 +113,7 @@ export class Leases implements LeaseStore {
   }
 
   async check(sessionId: string, token: string): Promise<Lease> {
-    const [state, now] = await this.#look(sessionId);
+    const [state, now] = await this.#look(sessionId).catch(lostWithData(sessionId));
     return view(sessionId, held(sessionId, state, token, now), now);
   }
 
@@ -187,6 +193,13 @@ function held(sessionId: string, state: LeaseState | null, token: string, now: n
   const lease = state && inForce(state, now);
   if (lease !== null && isSameHash(lease.tokenHash, hashToken(token))) return lease;
   throw notHeld(sessionId);
+}
+
+/** A database that has lost its data has lost the lease, too. */
+function lostWithData(sessionId: string): (error: unknown) => never {
+  return (error) => {
+    throw isFleetError(error, "FLEET_STATE_LOST") ? notHeld(sessionId, error) : error;
+  };
 }
 
 function view(sessionId: string, { tokenHash: _, endsAt, ...lease }: Granted, now: number): Lease {

@@ -1,4 +1,4 @@
-import { FleetError } from "../base/errors.js";
+import { FleetError, isFleetError } from "../base/errors.js";
 import { busyError, isDamaged, isUnreadable } from "./failures.js";
 import type { OnUnreadable } from "./ports.js";
 import type { Change, FleetRows, Kind, Row, Selection } from "./rows.js";
@@ -180,7 +180,10 @@ export class Table<T extends object> {
       try {
         for (const settle of await this.#commit(id, waiting)) settle();
       } catch (error) {
-        for (const { reject } of waiting) reject(error);
+        // If the database does not answer, do not let the others wait for it once more.
+        const isAway = isFleetError(error, "FLEET_STORE_UNAVAILABLE");
+        for (const { reject } of [...waiting, ...(isAway ? (this.#pending.get(id)?.splice(0) ?? []) : [])])
+          reject(error);
       }
     }
     this.#pending.delete(id);

@@ -166,7 +166,7 @@ describe("the verification of the audit log", () => {
   });
 
   it("the files of the log and the key are private to their owner, and no scratch file stays", () => {
-    const names = ["events-head.json", "events.db", "events.db-shm", "events.db-wal", "pseudonym-key"];
+    const names = ["events-head.json", "events.db", "events.db-shm", "events.db-wal", "pseudonym-key", "reserve"];
     expect(readdirSync(root).sort()).toEqual(names);
     for (const name of names) expect(statSync(join(root, name)).mode & 0o077, name).toBe(0);
   });

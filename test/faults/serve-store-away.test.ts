@@ -28,7 +28,7 @@ describe.skipIf(problem !== undefined)("a Redis that goes away while serve drain
     onTestFinished(() => proxy.end());
     const env = { COPILOTFLEET_STORE: url.replace(String(redis.port), String(proxy.port)) };
     const serving = await serve(fleet, { args: ["--json"], env });
-    proxy.goAfter(/"state":"draining"/);
+    proxy.goAfter(/state\\?":\\?"draining/);
     using watch = new Stopwatch();
     const { code, stdout } = await serving.end();
     expect({ code, error: JSON.parse(stdout) }).toMatchObject({

@@ -1,9 +1,9 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import type { UsageReport } from "../../src/accounts/ledger.js";
 import type { LedgerLine } from "../../src/base/usage.js";
+import { SqliteLedger } from "../../src/store/sqlite/ledger.js";
 import type { TestFleet } from "../fixtures/commands/cli.js";
 import { faultFleet, rounds } from "../fixtures/fleets/fault-fleet.js";
 import { type Serving, serve } from "../fixtures/fleets/serve.js";
@@ -58,20 +58,46 @@ class Killed {
   }
 }
 
-/** The ledger's lines from the state folders of all hosts. */
-function linesOf(fleets: readonly TestFleet[]): LedgerLine[] {
-  return fleets.flatMap(({ root }) => {
-    const folder = join(root, "usage");
-    const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".jsonl")) : [];
-    const lines = names.flatMap((name) => readFileSync(join(folder, name), "utf8").split("\n"));
-    return lines.filter((line) => line !== "").map((line) => JSON.parse(line) as LedgerLine);
+type Counted = Pick<LedgerLine, "id" | "user" | "outcome" | "inputTokens" | "outputTokens">;
+
+/** The ledger's lines about requests, from the state folders of all hosts. */
+async function linesOf(fleets: readonly TestFleet[]): Promise<Counted[]> {
+  const nothing = () => undefined;
+  const found = fleets.map(async ({ root }) => {
+    const ledger = new SqliteLedger(join(root, "ledger.db"), { checkFolder: nothing, ensureFolder: nothing });
+    const { lines } = await ledger.oldest(Number.MAX_SAFE_INTEGER);
+    await ledger.close();
+    return lines.filter(({ kind }) => kind === "request");
   });
+  return (await Promise.all(found)).flat();
+}
+
+/** The ledger's lines about requests in Redis, which has no outcome of an ended request. */
+async function linesInRedis({ client }: RedisServer): Promise<Counted[]> {
+  const [namesKey = ""] = await client.keys("*:ledger-names");
+  const names = await client.hgetall(namesKey);
+  const lines: Counted[] = [];
+  for (const key of await client.keys("*:ledger-lines:*"))
+    for (const [field, text] of Object.entries(await client.hgetall(key))) {
+      const [, cell, counts] = JSON.parse(text) as [number, string, (number | null)[]];
+      const [user = ""] = JSON.parse(cell) as string[];
+      const [turns, , inputTokens = null, outputTokens = null] = counts;
+      const outcome = field.startsWith("b") ? "begun" : "failed";
+      const line = { id: field.slice(1), user: names[user]?.replace("user:", "") ?? "", inputTokens, outputTokens };
+      if (turns === 0) lines.push({ ...line, outcome });
+    }
+  return lines;
 }
 
 /**
  * Sends prompts of many users while `serve` and servers are killed, and compares the ledger with the model's own count.
  */
-async function compared(fleets: readonly TestFleet[], model: CountingModel, random: () => number): Promise<void> {
+async function compared(
+  fleets: readonly TestFleet[],
+  model: CountingModel,
+  random: () => number,
+  recorded: () => Promise<Counted[]>,
+): Promise<void> {
   const [first] = fleets;
   if (first === undefined) throw new Error("there is no host");
   const hosts = fleets.map((fleet) => new Killed(fleet));
@@ -118,8 +144,7 @@ async function compared(fleets: readonly TestFleet[], model: CountingModel, rand
   await Promise.all([...lanes, killing]);
   for (const host of hosts) await host.end();
 
-  for (const { root } of fleets) expect(existsSync(join(root, "usage")), root).toBe(true);
-  const lines = linesOf(fleets).filter(({ kind }) => kind === "request");
+  const lines = await recorded();
   const begun = lines.filter(({ outcome }) => outcome === "begun");
   const ended = new Map(lines.filter(({ outcome }) => outcome !== "begun").map((line) => [line.id, line]));
   // No line is duplicated or lost: each request that the model has seen has one `begun` line in the ledger.
@@ -161,7 +186,8 @@ it(
     const random = seededRandom("usage");
     const model = await startCountingModel(random);
     onTestFinished(async () => await model[Symbol.asyncDispose]());
-    await compared([await faultFleet(model.env)], model, random);
+    const fleets = [await faultFleet(model.env)];
+    await compared(fleets, model, random, async () => await linesOf(fleets));
   },
   TIMEOUT_MS,
 );
@@ -175,7 +201,7 @@ it.skipIf(redisProblem() !== undefined)(
     const redis = await RedisServer.start();
     onTestFinished(async () => await redis.end());
     await using hosts = new TestHosts({ redis, names: ["a", "b"], storage: "local", env: model.env });
-    await compared([hosts.host("a"), hosts.host("b")], model, random);
+    await compared([hosts.host("a"), hosts.host("b")], model, random, async () => await linesInRedis(redis));
   },
   TIMEOUT_MS,
 );
