@@ -65,7 +65,7 @@ describe("the rotation of the audit log", () => {
     expect(database.lines()[0]?.seq).toBe(1);
     for (const days of [3, 95, 97]) await at(days);
     await trimEvents({ config, events, stateRoot: root });
-    // What is left: the last two times, and the event about the deletion.
+    // The last three times and the event about the deletion are left.
     expect(database.lines().length).toBe(1 + 9 + 9 + 9 + 1);
     expect((await verifyLog(root)).brokenAt).toBeNull();
   });

@@ -125,7 +125,7 @@ const RECORDS = 220;
 const hasLimit = spawnSync("prlimit", ["--nofile=64", "true"]).status === 0;
 
 it.skipIf(!hasLimit)(
-  "a list of sessions skips no record, even if the process runs out of files meanwhile",
+  "a list of sessions skips no record, even if the process runs out of files during the list",
   async () => {
     const root = await temporaryRoot();
     const store = openStore("file", root);
