@@ -197,7 +197,8 @@ function endOf({ home, launchId, process }: Ended): { how: string | null; at: st
     return { how: isRestarted ? "the machine was restarted" : null, at: null };
   }
   const how = exit.signal === null ? `exited with code ${exit.code}` : `killed by ${exit.signal}`;
-  return { how, at: seen?.at ?? null };
+  // Its parent removes a zombie at once, so a zombie has ended just now.
+  return { how, at: seen?.at ?? new Date().toISOString() };
 }
 
 const UNKNOWN = "ended in an unknown way, because the process that started it had already exited";

@@ -8,16 +8,13 @@ let isFreed = false;
 
 /**
  * Keeps some space of the disk in a file, so that deletions, leases and the registry can still be written on a full disk.
- * Ignores failures, because the disk may already be full. Does nothing while this process uses the space.
+ * If the disk has too little room, keeps nothing. Does nothing while this process uses the space.
  */
 export function keepReserve(root: string): void {
   const path = join(root, NAME);
-  if (isFreed || statSync(path, { throwIfNoEntry: false })?.size === BYTES) return;
-  try {
-    writeFileSync(path, Buffer.alloc(BYTES), { mode: 0o600 });
-  } catch {
-    // It has as much as there was room for.
-  }
+  const bytes = statSync(path, { throwIfNoEntry: false })?.size;
+  if (isFreed || bytes === BYTES) return;
+  if (!fill(path) && bytes === undefined) rmSync(path, { force: true });
 }
 
 /** Frees the space. @returns whether there was any */
@@ -29,8 +26,19 @@ export function freeReserve(root: string): boolean {
   return bytes > 0;
 }
 
-/** Keeps the space again, after the changes for which this process freed it. */
+/** Keeps the space again, or as much as there is, if this process freed it for a change. */
 export function restoreReserve(root: string): void {
+  if (!isFreed) return;
   isFreed = false;
-  keepReserve(root);
+  fill(join(root, NAME));
+}
+
+/** @returns whether there was enough room */
+function fill(path: string): boolean {
+  try {
+    writeFileSync(path, Buffer.alloc(BYTES), { mode: 0o600 });
+    return true;
+  } catch {
+    return false;
+  }
 }

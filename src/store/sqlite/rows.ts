@@ -12,7 +12,7 @@ import {
 import { createRequire } from "node:module";
 import { constants as constantsOf } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { getSystemErrorMap } from "node:util";
 import type { DatabaseSyncInstance, StatementSyncInstance } from "@photostructure/sqlite";
@@ -50,9 +50,20 @@ const PATIENCE_MS = 5_000;
 const BLOCKED_MS = 10;
 /** How often a commit also deletes the records that have ended, in milliseconds. */
 const SWEEP_MS = 60_000;
+/** How long calls can follow one another before the other work of this process gets a turn, in milliseconds. */
+const TURN_MS = 10;
 
 /** The beginning of the name of a damaged file that was replaced. */
 export const DAMAGED = "corrupt-";
+
+let turnBegan = Number.NEGATIVE_INFINITY;
+
+/** A call of SQLite blocks this process, so a loop of calls would let nothing else run. */
+async function giveTurn(): Promise<void> {
+  if (performance.now() - turnBegan < TURN_MS) return;
+  await nextTurn();
+  turnBegan = performance.now();
+}
 
 /** Loaded only when a database is opened. */
 const load = createRequire(import.meta.url);
@@ -100,6 +111,7 @@ export class SqliteFile {
   }
 
   async #use<T>(action: "read" | "write", work: (sql: Sql) => T, options: UseOptions): Promise<T | undefined> {
+    await giveTurn();
     const until = performance.now() + this.#patienceMs;
     for (;;) {
       const done = this.#attempt(action, work, until, options);
@@ -258,12 +270,12 @@ export class SqliteFile {
     // SQLite gives its other files the mode of this one.
     if (inode === undefined) closeSync(openSync(this.path, "a", 0o600));
     if (action === "write") keepReserve(dirname(this.path));
-    const open = this.#connect();
+    const open = this.#connect(action);
     this.#open = open;
     return open;
   }
 
-  #connect(): Open {
+  #connect(action: "read" | "write"): Open {
     const { DatabaseSync } = load("@photostructure/sqlite") as typeof import("@photostructure/sqlite");
     const { ino: inode } = statSync(this.path);
     const database = new DatabaseSync(this.path, { timeout: BLOCKED_MS });
@@ -276,7 +288,8 @@ export class SqliteFile {
     } catch (error) {
       database.close();
       // SQLite needs a file beside the database even for reading. On a read-only disk, it cannot create that file.
-      if (sqliteCode(error) !== CANNOT_OPEN || existsSync(`${this.path}-wal`)) throw error;
+      const isReadable = action === "read" && sqliteCode(error) === CANNOT_OPEN && !existsSync(`${this.path}-wal`);
+      if (!isReadable) throw error;
       const unchanging = `${pathToFileURL(this.path).href}?immutable=1`;
       // No file has this inode, so the next use tries again whether the disk can be written.
       return { database: new DatabaseSync(unchanging, { readOnly: true }), inode: 0, statements: new Map() };
