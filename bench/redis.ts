@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
-import type { Store } from "../src/store/ports.js";
+import type { Store } from "../src/store/store.js";
 import { openStore } from "../src/store/store.js";
 import { RedisServer } from "../test/fixtures/store/redis-server.js";
 import { serverRecord, sessionRecord } from "../test/fixtures/store/store-records.js";

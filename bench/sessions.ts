@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { SessionRecord } from "../src/base/session.js";
 import { Fleet } from "../src/index.js";
-import type { Store } from "../src/store/ports.js";
+import type { Store } from "../src/store/store.js";
 import { openStore } from "../src/store/store.js";
 import { claim, compare, printMachine, ratio } from "./measure.js";
 

@@ -16,14 +16,14 @@ import {
 } from "../base/usage.js";
 import { compareText } from "../base/values/text.js";
 import type { Prices } from "../config/schema.js";
-import type { UsageStore } from "../store/ports.js";
+import type { UsageTable } from "../store/usage.js";
 
 /** How many ledger lines to keep in memory at most while the disk is full. */
 const MOST_WAITING = 100_000;
 const AT_ONCE = 100;
 
 interface LedgerContext {
-  usage: UsageStore;
+  usage: UsageTable;
   /** The name of this host; null in a fleet without named hosts. */
   host: string | null;
   warn: (message: string) => void;

@@ -9,7 +9,7 @@ import {
   type UserLimits,
 } from "../base/user-limits.js";
 import type { Config } from "../config/schema.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 
 /** The limits of one user, and where each comes from. */
 export interface EffectiveLimits {

@@ -23,7 +23,7 @@ import { AgentRequests, isEnding } from "../sessions/requests.js";
 import { Sessions } from "../sessions/sessions.js";
 import { Takeover } from "../sessions/takeover.js";
 import { SessionFinder } from "../sessions/view.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { openState } from "./state.js";
 
 /** The parts of one opened fleet. All of its groups use them. */

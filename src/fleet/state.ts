@@ -3,7 +3,7 @@ import type { Config } from "../config/schema.js";
 import { instanceOf, ownHostName, refuseRenamed } from "../runtime/files/shared-storage.js";
 import { refuseOtherSettings } from "../serve/host-lock.js";
 import { checkStateFolder } from "../store/file/state-folder.js";
-import { type FleetStore, openStore } from "../store/store.js";
+import { openStore, type Store } from "../store/store.js";
 
 /** The store that the configuration names: "file", or a Redis URL. */
 export function storeUrl({ store }: Config): string {
@@ -11,7 +11,7 @@ export function storeUrl({ store }: Config): string {
 }
 
 /** @throws FleetError when the state folder is not safe, or a `serve` uses it with other settings */
-export function openState(config: Config, stateRoot: string, env: Environment, url = storeUrl(config)): FleetStore {
+export function openState(config: Config, stateRoot: string, env: Environment, url = storeUrl(config)): Store {
   checkStateFolder(stateRoot);
   refuseOtherSettings(config, stateRoot);
   refuseRenamed(config, stateRoot);

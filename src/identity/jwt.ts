@@ -7,7 +7,7 @@ import { isSafeUrl } from "../base/values/network.js";
 import { isObject, parseObject } from "../base/values/text.js";
 import type { IssuerConfig } from "../config/schema.js";
 import { scanObject } from "../runtime/wire/scan.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { type Claims, identityOf, Refused } from "./claims.js";
 import { fetchJson, NoAnswer } from "./fetch-json.js";
 import type { Identity } from "./identity.js";

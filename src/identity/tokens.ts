@@ -4,7 +4,8 @@ import { hashToken, isSameHash, isTokenId, type TokenEnd, type TokenRecord } fro
 import { nearestOf } from "../base/values/names.js";
 import { compareText, sha256 } from "../base/values/text.js";
 import { isDamaged } from "../store/failures.js";
-import type { Store, TokenStore } from "../store/ports.js";
+import type { Store } from "../store/store.js";
+import type { TokenTable } from "../store/tokens.js";
 import { LONGEST_LIFE_MS } from "./claims.js";
 import { type HostIdentity, type Identity, remember, SCOPES, type Scope } from "./identity.js";
 
@@ -394,7 +395,7 @@ export class PassingTokens {
 const EVERY_MS = 60_000;
 
 interface Context {
-  tokens: Pick<TokenStore, "used">;
+  tokens: Pick<TokenTable, "used">;
   now(): Promise<number>;
 }
 

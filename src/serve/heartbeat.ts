@@ -23,7 +23,8 @@ import { ownVersion } from "../runtime/launch/versions.js";
 import { announcedDoor } from "../servers/directory.js";
 import { groupOfServer, isRunning } from "../servers/server.js";
 import { loadedSessions, unloadAtOnce } from "../servers/stop.js";
-import { type Hosts, sessionsOfThisHost } from "../store/ports.js";
+import type { HostTable } from "../store/hosts.js";
+import { sessionsOfThisHost } from "../store/sessions.js";
 import type { ServeContext } from "./context.js";
 import { attempt, logFailure } from "./context.js";
 
@@ -40,7 +41,7 @@ type HeartbeatContext = Pick<ServeContext, "clock" | "config" | "log" | "metrics
  */
 export class Heartbeat {
   readonly #context: HeartbeatContext;
-  readonly #hosts: Hosts;
+  readonly #hosts: HostTable;
   readonly #instance: string;
   readonly #terms: Terms;
   #entry: HostEntry;
@@ -56,7 +57,7 @@ export class Heartbeat {
   #isOver = false;
   #left = false;
 
-  private constructor(context: HeartbeatContext, hosts: Hosts, instance: string, terms: Terms) {
+  private constructor(context: HeartbeatContext, hosts: HostTable, instance: string, terms: Terms) {
     this.#context = context;
     this.#hosts = hosts;
     this.#instance = instance;
@@ -71,7 +72,7 @@ export class Heartbeat {
    *
    * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another host is alive under this name; the errors of {@link refuseUnlike}.
    */
-  static async enter(context: HeartbeatContext, hosts: Hosts, terms: Terms): Promise<Heartbeat> {
+  static async enter(context: HeartbeatContext, hosts: HostTable, terms: Terms): Promise<Heartbeat> {
     const { stateRoot } = context;
     const before = (await hosts.list()).find(({ name }) => name === hosts.own);
     const isNoted = instanceOf(stateRoot) !== null;
@@ -195,7 +196,7 @@ function reachable({ host, port }: Address): Address {
 }
 
 /** @throws FleetError `FLEET_STORAGE_UNUSABLE` when this host and another one do not use the same storage. */
-export async function refuseUnlike(hosts: Hosts, shared: string | null): Promise<void> {
+export async function refuseUnlike(hosts: HostTable, shared: string | null): Promise<void> {
   const others = (await hosts.list()).filter(({ name }) => name !== hosts.own);
   refuseMixed(others, shared);
   if (shared === null) return;

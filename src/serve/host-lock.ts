@@ -11,7 +11,7 @@ import { ownVersion } from "../runtime/launch/versions.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { readIfThere } from "../store/file/failures.js";
 import { replaceStateFile } from "../store/file/state-folder.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 
 /**
  * The lock that allows one supervisor on this host. The registry records the process identity of the lock's holder. So

@@ -4,7 +4,7 @@ import { type SandboxReport, separates } from "../base/sandbox.js";
 import type { Registry, ServerRecord, SupervisorRecord } from "../base/server.js";
 import type { Config } from "../config/schema.js";
 import { isAlive } from "../runtime/process/process-table.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 
 export function liveSupervisor({ supervisors = [] }: Registry): SupervisorRecord | undefined {
   return supervisors.find(({ process }) => isAlive(process));

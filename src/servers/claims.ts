@@ -4,7 +4,7 @@ import type { Claim, ProcessIdentity, Registry, ServerRecord, ServerState } from
 import type { Config } from "../config/schema.js";
 import { logSize } from "../runtime/files/server-log.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { closedBy } from "./admission.js";
 import { isHeld, isRunning } from "./server.js";
 import { choosePort } from "./surroundings.js";

@@ -5,7 +5,8 @@ import { type Address, parseAddress } from "../config/rules.js";
 import type { Config } from "../config/schema.js";
 import { hasHostFolder, placesOf } from "../runtime/files/shared-storage.js";
 import { showAddress } from "../runtime/launch/listen.js";
-import type { Hosts, Store } from "../store/ports.js";
+import type { HostTable } from "../store/hosts.js";
+import type { Store } from "../store/store.js";
 import { rendezvousChoice } from "./placement.js";
 
 /** The host that has a user or a session: this host, or another live host. */
@@ -30,7 +31,7 @@ const MARGIN_MS = 200;
  */
 export class HostDirectory {
   readonly #store: Store;
-  readonly #hosts: Hosts | null;
+  readonly #hosts: HostTable | null;
   readonly #shared: string | null;
   #seen: { hosts: HostRecord[]; at: number } | undefined;
 

@@ -3,7 +3,7 @@ import { serverIdOf } from "../base/ids.js";
 import type { Registry } from "../base/server.js";
 import { sha256 } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { isRunning } from "./server.js";
 import { loadedSessions } from "./stop.js";
 

@@ -10,7 +10,7 @@ import { appendToLog, endOfLog, portOfLaunch } from "../runtime/files/server-log
 import { processesByLaunch, writersOf } from "../runtime/process/process-table.js";
 import { describeEnd, logStop, stopServer, UNFINISHED } from "../runtime/process/stop.js";
 import { limitsReached } from "../sandbox/limits.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { mapConcurrently, STARTS_AT_ONCE } from "./admission.js";
 import { changeClaimed, countCrash, endingProcess, giveUpStop, isServing, recordEnd } from "./claims.js";
 import { finishReplacement } from "./recycle.js";

@@ -11,7 +11,7 @@ import { listLoaded } from "../runtime/history/session-state.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import { allGone } from "../runtime/process/stop.js";
 import { limitsReached } from "../sandbox/limits.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 
 /** A server as `--json` and the library show it. Times are ISO 8601 in UTC. */
 export interface ServerView {

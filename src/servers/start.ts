@@ -37,7 +37,8 @@ import { asServer, isAlive, processesOfLaunch, writersOf } from "../runtime/proc
 import { logEnd, logStop, stopServer, UNFINISHED } from "../runtime/process/stop.js";
 import type { Sandbox } from "../sandbox/sandbox.js";
 import { readIfThere } from "../store/file/failures.js";
-import { refuseErased, type Store } from "../store/ports.js";
+import { refuseErased } from "../store/purges.js";
+import type { Store } from "../store/store.js";
 import { poolDraining, reachesHost } from "./admission.js";
 import {
   changeClaimed,

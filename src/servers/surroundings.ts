@@ -6,7 +6,7 @@ import type { Config } from "../config/schema.js";
 import { sharedStatePath, shareSessionState } from "../runtime/files/server-folder.js";
 import { linkToPlace, placePath } from "../runtime/files/shared-storage.js";
 import { chooseSandbox, type Sandbox } from "../sandbox/sandbox.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { groupOfServer } from "./server.js";
 
 export interface PoolContext {

@@ -16,7 +16,7 @@ import {
   writeDuration,
 } from "../base/values/measures.js";
 import type { Config } from "../config/schema.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { leaseLost, leaseOver, sessionBusy } from "./problems.js";
 import { SeenLease, type TurnLease } from "./seen.js";
 

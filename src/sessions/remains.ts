@@ -12,7 +12,7 @@ import { hasHistoryIn, placePath, statOf, TAKEN_FOLDER, takenPath, usable } from
 import { HISTORY } from "../runtime/history/session-state.js";
 import { groupOfSession } from "../servers/server.js";
 import { isUnreadable } from "../store/failures.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { unloadFromGroup } from "./takeover.js";
 
 export interface ClearedRemain {

@@ -5,7 +5,7 @@ import { FleetError, option, quote } from "../base/errors.js";
 import { isObject } from "../base/values/text.js";
 import type { Config } from "../config/schema.js";
 import type { HostDirectory } from "../servers/directory.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 
 /** How many closed requests to remember, so that a late answer gets a clear error. */
 const MOST_CLOSED = 1_000;

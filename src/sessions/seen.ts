@@ -1,7 +1,7 @@
 import type { Clock } from "../base/clock.js";
 import { isFleetError } from "../base/errors.js";
 import type { Lease } from "../base/session.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { leaseOver } from "./problems.js";
 
 /** A lease under which turns run. This process or another process holds it. */

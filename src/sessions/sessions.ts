@@ -13,7 +13,8 @@ import { listSessionFolders, readSessionFolder } from "../runtime/history/sessio
 import { groupOfServer, hasEnded, isRunning } from "../servers/server.js";
 import type { SpawnOptions } from "../servers/start.js";
 import { isUnreadable } from "../store/failures.js";
-import { refuseErased, type Store } from "../store/ports.js";
+import { refuseErased } from "../store/purges.js";
+import type { Store } from "../store/store.js";
 import { deleteSessionState } from "./delete.js";
 import { type SessionsContext, sessionExists, sessionLocked, warnOfUnreadable } from "./problems.js";
 import { LastUses } from "./use/last-uses.js";

@@ -20,7 +20,7 @@ import { type HostDirectory, sessionMoved } from "../servers/directory.js";
 import type { ServerPlacer } from "../servers/placement.js";
 import { groupOfServer, groupOfSession, HeldClaim, isHeld, isRunning } from "../servers/server.js";
 import { unloadAtOnce } from "../servers/stop.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 
 interface TakeoverContext {
   store: Store;

@@ -3,7 +3,7 @@ import type { EventLog } from "../base/event.js";
 import type { SessionRecord } from "../base/session.js";
 import type { Duration } from "../base/values/measures.js";
 import type { Config } from "../config/schema.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { sessionChanged, sessionNotFound } from "./problems.js";
 import { noteShared } from "./sessions.js";
 import type { SessionView } from "./view.js";

@@ -6,7 +6,7 @@ import type { OwnView, ProcessIdentity, ServerRecord } from "../base/server.js";
 import { type Lease, mayUse, newSessionRecord, type SessionRecord, type SessionState } from "../base/session.js";
 import { ownPid, readSessionFolder, type SessionFolder, sessionBytes } from "../runtime/history/session-state.js";
 import type { HostDirectory } from "../servers/directory.js";
-import type { Store } from "../store/ports.js";
+import type { Store } from "../store/store.js";
 import { isBeingDeleted } from "./gc/survey.js";
 import { SessionExpired, sessionNotFound } from "./problems.js";
 

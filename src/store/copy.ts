@@ -8,7 +8,7 @@ import type { UnreadableError } from "./failures.js";
 import { LIMITS } from "./limits.js";
 import type { AnyKind } from "./rows.js";
 import { SESSIONS } from "./sessions.js";
-import type { FleetStore } from "./store.js";
+import type { Store } from "./store.js";
 import { Table } from "./table.js";
 import { KEYED_TURNS, TOKEN_USES, TOKENS } from "./tokens.js";
 
@@ -34,7 +34,7 @@ export interface Contents {
  * @param leftOut receives a message for each idempotency key whose record cannot be read
  * @throws FleetError that names all sessions whose records cannot be read, because a copy without them would lose them
  */
-export async function readContents(store: FleetStore, leftOut?: (message: string) => void): Promise<Contents> {
+export async function readContents(store: Store, leftOut?: (message: string) => void): Promise<Contents> {
   const registry = await store.registry.read();
   const unreadable: Unreadable[] = [];
   const onUnreadable = new Map<AnyKind, (id: string, error: UnreadableError) => void>([
@@ -93,8 +93,8 @@ export function isEmpty({ registry, records }: Contents): boolean {
  */
 export async function copyContents(
   contents: Contents,
-  from: FleetStore,
-  to: FleetStore,
+  from: Store,
+  to: Store,
   { signal, onProgress }: { signal: AbortSignal; onProgress?: OnProgress | undefined },
 ): Promise<void> {
   const copy = adapted(contents, to);
@@ -133,7 +133,7 @@ export async function copyContents(
   }
 }
 
-async function verify(contents: Contents, from: FleetStore, to: FleetStore): Promise<void> {
+async function verify(contents: Contents, from: Store, to: Store): Promise<void> {
   const withoutFence = ({ highestFence: _, ...rest }: Contents) => rest;
   if (!isDeepStrictEqual(withoutFence(await readContents(to)), withoutFence(adapted(contents, to)))) throw unlike();
   if (!isDeepStrictEqual(await readContents(from), contents)) {
@@ -151,7 +151,7 @@ function unlike(): FleetError {
 }
 
 /** The contents for the target store. A session names this host if the target has hosts, and never contains a term. */
-function adapted(contents: Contents, { hosts }: FleetStore): Contents {
+function adapted(contents: Contents, { hosts }: Store): Contents {
   const records = new Map(contents.records);
   const sessions = sessionsIn(contents).map(({ host: _, term: __, ...record }): [string, SessionRecord] => [
     record.id,
@@ -165,7 +165,7 @@ function adapted(contents: Contents, { hosts }: FleetStore): Contents {
  * Removes the copied records from the target, but not the records of other writers. The fences stay raised, which is
  * harmless.
  */
-async function takeBack({ registry, records }: Contents, to: FleetStore): Promise<void> {
+async function takeBack({ registry, records }: Contents, to: Store): Promise<void> {
   for (const [kind, ours] of records) {
     const table = new Table<object>(to.rows, kind);
     for (const [id, record] of ours) await table.deleteMany([id], (found) => isDeepStrictEqual(found, record));

@@ -3,7 +3,7 @@ import type { HostEntry, HostRecord } from "../base/host.js";
 import type { Registry } from "../base/server.js";
 import { printable } from "../base/values/text.js";
 import { isDamaged } from "./failures.js";
-import { type Hosts, type RegistryStore, withoutPrototype } from "./ports.js";
+import { type RegistryStore, withoutPrototype } from "./registry.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 
@@ -18,8 +18,8 @@ interface HostState {
 
 export const HOSTS = kind<HostState>("host", { isVital: true });
 
-/** The directory of the hosts that share a store. */
-export class HostTable implements Hosts {
+/** The directory of the hosts of a fleet. A host is alive while its heartbeats arrive in time, by the store's clock. */
+export class HostTable {
   readonly own: string;
   readonly #instance: (() => string | null) | undefined;
   readonly #table: Table<HostState>;
@@ -56,6 +56,14 @@ export class HostTable implements Hosts {
     }
   }
 
+  /**
+   * Enters this host into the directory, or renews its entry. After a late heartbeat, the host has a new term, because
+   * other hosts may have taken over its sessions. If several heartbeats are under way, the last one counts.
+   *
+   * @param instance The random id of this host's state folder.
+   * @param ttlMs How long the host stays alive without another heartbeat, in milliseconds.
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another instance is alive under this name.
+   */
   async beat(instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord> {
     const asked = performance.now();
     const beat = async () =>
@@ -79,6 +87,7 @@ export class HostTable implements Hosts {
     return { ...entry, name: this.own, instance, term, gone: remainingMs === 0, remainingMs };
   }
 
+  /** Makes this host count as gone at once. Call it when no server runs on this host. */
   async leave(instance: string): Promise<void> {
     try {
       await this.#table.update(this.own, ({ record }) => {
@@ -90,6 +99,7 @@ export class HostTable implements Hosts {
     }
   }
 
+  /** Removes a host from the directory if it is gone. Resolves with true if the host was removed. */
   async forget(name: string): Promise<boolean> {
     return await this.#table.update(name, (draft, now) => {
       const isGone = draft.record !== null && draft.record.until <= now;
@@ -98,6 +108,7 @@ export class HostTable implements Hosts {
     });
   }
 
+  /** All hosts, including those that are gone, sorted by name. Costs one read per host. */
   async list(): Promise<HostRecord[]> {
     const asked = performance.now();
     const now = await this.#table.rows.now(HOSTS);
@@ -115,6 +126,7 @@ export class HostTable implements Hosts {
     return hosts;
   }
 
+  /** The registry of another host, for reading only. */
   async registryOf(name: string): Promise<Registry> {
     return withoutPrototype((await this.#registries.read(name)) ?? { servers: {} });
   }

@@ -4,7 +4,6 @@ import { assertSessionId } from "../base/ids.js";
 import { type Lease, type LeaseAnswer, type LeaseRequest, notHeld } from "../base/session.js";
 import { hashToken, isSameHash } from "../base/token.js";
 import { isDamaged } from "./failures.js";
-import type { LeaseStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
 import { Table } from "./table.js";
 
@@ -44,13 +43,18 @@ export const LEASES = kind<LeaseState>("lease", {
 });
 
 /** The leases on sessions, and the queues for them. */
-export class Leases implements LeaseStore {
+export class LeaseTable {
   readonly #table: Table<LeaseState>;
 
   constructor(rows: FleetRows) {
     this.#table = new Table(rows, LEASES);
   }
 
+  /**
+   * Acquires the lease on a session, or a place in the queue for it. To keep the place, the waiter must call again with
+   * the same token within `placeMs`. Waiters get the lease in the order of their first calls. Once a token has the
+   * lease, another call with it returns the same lease.
+   */
   async acquire(request: LeaseRequest): Promise<LeaseAnswer> {
     const { sessionId } = request;
     return await this.#table.update(sessionId, (draft, now) => {
@@ -78,6 +82,7 @@ export class Leases implements LeaseStore {
     });
   }
 
+  /** Gives up a place in the queue. Succeeds even if the token has no place. */
   async leave(sessionId: string, token: string): Promise<void> {
     const leaving = this.#table.update(sessionId, ({ record }) => {
       if (record !== null) leave(record, hashToken(token));
@@ -88,6 +93,7 @@ export class Leases implements LeaseStore {
     });
   }
 
+  /** Makes the lease end `ttlMs` from now. @throws as {@link check}. */
   async renew(sessionId: string, token: string, ttlMs: number): Promise<Lease> {
     const renewing = this.#table.update(sessionId, ({ record }, now) => {
       const lease = held(sessionId, record, token, now);
@@ -98,6 +104,7 @@ export class Leases implements LeaseStore {
     return await renewing.catch(lostWithData(sessionId));
   }
 
+  /** Ends a lease. @throws as {@link check}. */
   async release(sessionId: string, token: string): Promise<void> {
     const releasing = this.#table.update(sessionId, ({ record }, now) => {
       held(sessionId, record, token, now);
@@ -106,17 +113,24 @@ export class Leases implements LeaseStore {
     await releasing.catch(lostWithData(sessionId));
   }
 
+  /** The lease in force on a session, or null. Costs one read. */
   async read(sessionId: string): Promise<Lease | null> {
     const [state, now] = await this.#look(sessionId);
     const lease = state && inForce(state, now);
     return lease && view(sessionId, lease, now);
   }
 
+  /**
+   * Returns the lease in force.
+   *
+   * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold a lease in force on the session.
+   */
   async check(sessionId: string, token: string): Promise<Lease> {
     const [state, now] = await this.#look(sessionId).catch(lostWithData(sessionId));
     return view(sessionId, held(sessionId, state, token, now), now);
   }
 
+  /** The highest fence so far, or a higher number; 0 if there were no fences. */
   async highestFence(): Promise<number> {
     let highest = 0;
     for await (const { record } of this.#table.each()) highest = Math.max(highest, record.fence);

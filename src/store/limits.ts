@@ -9,8 +9,9 @@ import {
   type SlotsUsed,
   type UserLimitRecord,
 } from "../base/usage.js";
-import { hasGone, type LimitStore, NEAR_MS, ownHolder, type SessionStore } from "./ports.js";
+import { hasGone, ownHolder } from "./holder.js";
 import { type FleetRows, kind } from "./rows.js";
+import type { SessionTable } from "./sessions.js";
 import { Table } from "./table.js";
 
 export const LIMITS = kind<UserLimitRecord>("limits");
@@ -39,24 +40,27 @@ const TTL_MS = 30_000;
 const KEEP_MS = 10_000;
 /** The id of the record about all users together. No digest of a user has this form. */
 const EVERYBODY = "all";
+/** How long a call of `isFirst` is remembered, in milliseconds. Longer than a month, the longest period. */
+const NEAR_MS = 32 * 24 * 3_600_000;
 
 /** The users' own limits, suspensions and groups, and the slots that users have in use. */
-export class Limits implements LimitStore {
+export class LimitTable {
   readonly #limits: Table<UserLimitRecord>;
   readonly #slots: Table<SlotsRecord>;
-  readonly #sessions: Pick<SessionStore, "ids">;
+  readonly #sessions: Pick<SessionTable, "ids">;
   /** The limits that were read within the last second. Because of them, a front door reads nothing in most turns. */
   readonly #known = new Map<string, { atMs: number; record: Promise<UserLimitRecord | null> }>();
   /** The slots that this process renews: for each id of a record, the ids of its slots. */
   readonly #held = new Map<string, Set<string>>();
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(rows: FleetRows, sessions: Pick<SessionStore, "ids">) {
+  constructor(rows: FleetRows, sessions: Pick<SessionTable, "ids">) {
     this.#limits = new Table(rows, LIMITS);
     this.#slots = new Table(rows, SLOTS);
     this.#sessions = sessions;
   }
 
+  /** The user's own limits, suspension and groups; null if there are none. Another host may see a change up to a second late. */
   async read(user: string): Promise<UserLimitRecord | null> {
     const atMs = performance.now();
     const known = this.#known.get(user);
@@ -72,14 +76,17 @@ export class Limits implements LimitStore {
     }
   }
 
+  /** The records of all users. Costs one read per record. */
   async list(): Promise<UserLimitRecord[]> {
     return await this.#limits.list();
   }
 
+  /** Changes the user's own limits and suspension. `change` must be free of side effects, because it may run again. */
   async set(user: string, change: (own: OwnLimits) => OwnLimits): Promise<void> {
     await this.#change(user, ({ groups, user: _, ...own }) => ({ ...change(own), groups }));
   }
 
+  /** Removes the user's own limits, but not a suspension. Resolves with true if there were any. */
   async clear(user: string): Promise<boolean> {
     let had = false;
     await this.#change(user, (record) => {
@@ -89,10 +96,15 @@ export class Limits implements LimitStore {
     return had;
   }
 
+  /** Replaces the user's groups. */
   async noteGroups(user: string, groups: readonly string[]): Promise<void> {
     await this.#change(user, (record) => ({ ...record, groups }));
   }
 
+  /**
+   * Takes a slot if the limits in the request allow it. All processes on all hosts together never exceed these limits.
+   * A slot ends when it is given back, or some time after its process has ended.
+   */
   async take({ user, kind, id, most, perMinute }: SlotRequest): Promise<SlotAnswer> {
     const name = nameOf(user);
     const look = async () => (kind === "session" && most !== null ? await this.#sessions.ids(user) : []);
@@ -115,6 +127,11 @@ export class Limits implements LimitStore {
     return answer;
   }
 
+  /**
+   * Gives a slot back. If the medium fails, resolves anyway, and the slot ends later.
+   *
+   * @param hasBegun whether the turn began, so that it still counts for the turns per minute
+   */
   async giveBack({ user, id }: Slot, hasBegun: boolean): Promise<void> {
     const name = nameOf(user);
     this.#release(name, id);
@@ -131,6 +148,7 @@ export class Limits implements LimitStore {
     await this.#slots.update(name, end).catch(() => "it expires");
   }
 
+  /** How many slots the user has, and how many turns of the user began in the last minute. */
   async used(user: string): Promise<SlotsUsed> {
     const [record, now] = await Promise.all([this.#slots.read(nameOf(user)), this.#slots.rows.now(SLOTS)]);
     const { slots, begun } = current(record, now);
@@ -138,6 +156,13 @@ export class Limits implements LimitStore {
     return { turnsPerMinute: begun.length, concurrentTurns: count("turn"), connections: count("connection") };
   }
 
+  /**
+   * True only for the first call, among all hosts, about this limit and period, and only if there was no call about a
+   * later period. So only one process records that the user is near the limit.
+   *
+   * @param name the name of the limit
+   * @param from the start of the period
+   */
   async isFirst(user: string, name: string, from: number): Promise<boolean> {
     return await this.#slots.update(nameOf(user), (draft, now) => {
       const record = current(draft.record, now);
@@ -150,6 +175,7 @@ export class Limits implements LimitStore {
     });
   }
 
+  /** Deletes everything about the user. */
   async forget(user: string): Promise<void> {
     await this.#change(user, () => ({ limits: {}, groups: [] }));
     this.#held.delete(nameOf(user));

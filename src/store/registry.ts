@@ -7,8 +7,26 @@ import { corruptError, newerError } from "./failures.js";
 import { scratchName, syncNow } from "./file/durable.js";
 import { isFull, mediumError } from "./file/failures.js";
 import { freeReserve } from "./file/reserve.js";
-import { type RegistryStore, withoutPrototype } from "./ports.js";
 import type { SqliteRows } from "./sqlite/rows.js";
+
+/** The servers of this host. */
+export interface RegistryStore {
+  /** The newest committed registry of this host. It is empty before the first commit. An unreadable store throws instead. */
+  read(): Promise<Registry>;
+
+  /**
+   * Changes the registry atomically. `change` edits a private draft. It must be synchronous and free of side effects,
+   * because it runs again if another writer commits first. If it throws, nothing is written. Resolves with the return
+   * value of the last run.
+   *
+   * @throws FleetError `FLEET_STATE_BUSY` when no commit succeeded within the deadline, `FLEET_STATE_UNWRITABLE` when
+   * the medium cannot be written to (full disk, read-only, I/O error). The old state is then intact.
+   */
+  update<T>(change: (draft: Registry) => T): Promise<T>;
+
+  /** Replaces a registry that cannot be read, and keeps its damaged files. Absent if the medium repairs itself. */
+  rebuild?(registry: Registry): Promise<void>;
+}
 
 /**
  * The registry of this host, in a file of its own, so that a command that only lists servers loads no database. A writer
@@ -101,4 +119,9 @@ export class RegistryFile implements RegistryStore {
 
 function textOf(registry: Registry): string {
   return `${JSON.stringify({ schema: SCHEMA, ...registry })}\n`;
+}
+
+/** Removes the prototype of `servers`, because a server id may be `__proto__` or `constructor`. */
+export function withoutPrototype(registry: Registry): Registry {
+  return { ...registry, servers: Object.assign(Object.create(null), registry.servers) };
 }

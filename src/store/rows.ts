@@ -83,8 +83,8 @@ export interface Selection {
 }
 
 /**
- * A database with rows. Everything that knows what a session, a lease or a token is stands above this interface. Every
- * adapter passes `test/contract/rows.contract.ts`.
+ * A database with rows. Everything that knows what a session, a lease or a token is stands above this interface. The contract of
+ * the store (`test/contract/`) runs with every adapter.
  *
  * @throws FleetError (every method) `FLEET_STATE_BUSY` while another process holds the database, `FLEET_STATE_UNWRITABLE` if the
  * medium refuses the call (full, read-only), `FLEET_STATE_CORRUPT` if it is damaged, and for Redis `FLEET_STORE_UNAVAILABLE`,

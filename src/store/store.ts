@@ -10,34 +10,32 @@ import { readIfThere, writing } from "./file/failures.js";
 import { restoreReserve } from "./file/reserve.js";
 import { ensureStateFolder, stateFolderCheck } from "./file/state-folder.js";
 import { HOSTS, HostTable, REGISTRIES, RegistryRow } from "./hosts.js";
-import { LEASES, Leases } from "./leases.js";
-import { LIMITS, Limits, SLOTS } from "./limits.js";
-import type { Hosts, RegistryStore, RepairedFile, Store, StoreProbe } from "./ports.js";
+import { LEASES, LeaseTable } from "./leases.js";
+import { LIMITS, LimitTable, SLOTS } from "./limits.js";
+import { PURGES, PurgeTable } from "./purges.js";
 import { Connection, type StoreSecrets } from "./redis/connection.js";
 import { Epoch } from "./redis/epoch.js";
 import { RedisLedger } from "./redis/ledger.js";
 import { keyPrefix, RedisRows } from "./redis/rows.js";
 import { Signatures, Signer } from "./redis/signatures.js";
-import { RegistryFile } from "./registry.js";
+import { RegistryFile, type RegistryStore } from "./registry.js";
 import { type AnyKind, FleetRows } from "./rows.js";
-import { SESSIONS, Sessions } from "./sessions.js";
+import { SESSIONS, SessionTable } from "./sessions.js";
 import { eventsFile } from "./sqlite/events.js";
 import { SqliteLedger } from "./sqlite/ledger.js";
 import { DAMAGED, type SqliteFile, SqliteRows } from "./sqlite/rows.js";
 import { Table } from "./table.js";
 import {
   KEYED_TURNS,
-  KeyedTurns,
+  KeyedTurnTable,
   PLACEMENTS,
-  Placements,
+  PlacementTable,
   PSEUDONYM_KEYS,
-  PURGES,
-  Purges,
   TOKEN_USES,
   TOKENS,
-  Tokens,
+  TokenTable,
 } from "./tokens.js";
-import { Usage } from "./usage.js";
+import { UsageTable } from "./usage.js";
 
 const MOST_WARNINGS = 1_000;
 const NO_SECRETS: StoreSecrets = { key: null, password: null, env: {} };
@@ -79,10 +77,10 @@ export interface StoreOptions {
  * `FLEET_STORE_UNAVAILABLE` (within 5 seconds), `FLEET_STORE_UNUSABLE`, and `FLEET_STATE_LOST` when the database has lost its data.
  * @param root the state folder
  */
-export function openStore(url: string, root: string, options: StoreOptions = {}): FleetStore {
-  if (url === "file") return new FleetStore(root, null, options);
+export function openStore(url: string, root: string, options: StoreOptions = {}): Store {
+  if (url === "file") return new Store(root, null, options);
   const target = readRedisUrl(url);
-  if (target !== null) return new FleetStore(root, target, options);
+  if (target !== null) return new Store(root, target, options);
   // The URL may contain a password, so show only its scheme.
   const named = /^[a-z][a-z0-9+.-]*:/i.exec(url)?.[0] ?? url;
   throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not supported. Use "file" or Redis.`, {
@@ -90,19 +88,50 @@ export function openStore(url: string, root: string, options: StoreOptions = {})
   });
 }
 
-/** The state of a fleet: in SQLite files in the state folder and, if hosts share it, in Redis. */
-export class FleetStore implements Store {
+export interface RepairedFile {
+  file: string;
+  /** The new path of the damaged file. */
+  keptAs: string;
+  /** When the copy was made that is now in its place. Null: there was none. */
+  copiedAt: Date | null;
+}
+
+export interface StoreProbe {
+  /**
+   * How long the operation took, in milliseconds. In the file store, it is a write that is synced to disk. Null if
+   * nothing has been stored so far.
+   */
+  durationMs: number | null;
+  /** How far the store's clock is ahead of this machine's, in milliseconds; 0 if they are the same clock. */
+  clockAheadMs: number;
+}
+
+/**
+ * The state of a fleet: in SQLite files in the state folder and, if hosts share it, in Redis. It passes `test/contract/` with both.
+ *
+ * - A write whose promise has resolved is stored exactly once, no matter which process dies.
+ * - A write whose promise has not resolved is stored completely or not at all.
+ * - Two writers never undo each other's changes. An update runs its change on the newest state, and runs it again if another
+ *   writer commits first.
+ *
+ * Each list has the records in any order. It may omit a record that is created or deleted during the call.
+ */
+export class Store {
   readonly kind: "file" | "redis";
-  readonly hosts: Hosts | null;
+  /**
+   * The hosts that share this store, or null if it serves a single host. Each host has its own registry. All hosts
+   * share sessions, leases, tokens and placements.
+   */
+  readonly hosts: HostTable | null;
   readonly registry: RegistryStore;
-  readonly sessions: Sessions;
-  readonly leases: Leases;
-  readonly tokens: Tokens;
-  readonly placements: Placements;
-  readonly keyedTurns: KeyedTurns;
-  readonly purges: Purges;
-  readonly usage: Usage;
-  readonly limits: Limits;
+  readonly sessions: SessionTable;
+  readonly leases: LeaseTable;
+  readonly tokens: TokenTable;
+  readonly placements: PlacementTable;
+  readonly keyedTurns: KeyedTurnTable;
+  readonly purges: PurgeTable;
+  readonly usage: UsageTable;
+  readonly limits: LimitTable;
   /** Finds records in Redis without a valid signature, and signs them. Null for a fleet without Redis. */
   readonly signatures: Signatures | null;
   readonly rows: FleetRows;
@@ -145,7 +174,7 @@ export class FleetStore implements Store {
       this.rows = new FleetRows({ fleet: state, use: host, host: state }, deadlineMs);
       this.hosts = null;
       this.registry = new RegistryFile(root, state, this.#checkFolder);
-      this.usage = new Usage(ledger, null);
+      this.usage = new UsageTable(ledger, null);
       this.signatures = null;
     } else {
       const where = showRedisUrl(target);
@@ -168,18 +197,19 @@ export class FleetStore implements Store {
       const hosts = own === null ? null : new HostTable(own, instance, this.rows, warn);
       this.hosts = hosts;
       this.registry = new RegistryRow(this.rows, hosts);
-      this.usage = new Usage(ledger, new RedisLedger(connection, prefix));
+      this.usage = new UsageTable(ledger, new RedisLedger(connection, prefix));
       this.signatures = new Signatures(redis, signer, SHARED);
     }
-    this.leases = new Leases(this.rows);
-    this.sessions = new Sessions(this.rows, this.leases);
-    this.tokens = new Tokens(this.rows, { isShared: target !== null, warn });
-    this.placements = new Placements(this.rows);
-    this.keyedTurns = new KeyedTurns(this.rows);
-    this.purges = new Purges(this.rows);
-    this.limits = new Limits(this.rows, this.sessions);
+    this.leases = new LeaseTable(this.rows);
+    this.sessions = new SessionTable(this.rows, this.leases);
+    this.tokens = new TokenTable(this.rows, { isShared: target !== null, warn });
+    this.placements = new PlacementTable(this.rows);
+    this.keyedTurns = new KeyedTurnTable(this.rows);
+    this.purges = new PurgeTable(this.rows);
+    this.limits = new LimitTable(this.rows, this.sessions);
   }
 
+  /** The key for the pseudonyms on all hosts: 64 hexadecimal digits. If there is none, `offered` becomes the key. */
   async pseudonymKey(offered: string): Promise<string> {
     // With only one host, there is no other key to agree on.
     if (this.kind === "file") return offered;
@@ -189,10 +219,12 @@ export class FleetStore implements Store {
     });
   }
 
+  /** The clock for the expiry of tokens, in milliseconds since the epoch. All processes that use the store share it. */
   async now(): Promise<number> {
     return await this.#shared.now();
   }
 
+  /** Measures one small operation on the store, for `doctor`. Leaves nothing behind. @throws like every other method */
   async probe(): Promise<StoreProbe> {
     if (this.kind === "file") return { durationMs: await this.#syncMs(), clockAheadMs: 0 };
     await this.now(); // connects
@@ -203,6 +235,7 @@ export class FleetStore implements Store {
     return { durationMs, clockAheadMs: theirs - (Date.now() - durationMs / 2) };
   }
 
+  /** Removes what killed writers and ended records have left. */
   async sweep(): Promise<void> {
     this.#checkFolder();
     await sweepFolder(this.#root);
@@ -210,6 +243,7 @@ export class FleetStore implements Store {
     if (this.#shared instanceof RedisRows) for (const kind of [LEASES, SLOTS]) await this.#shared.forgetEnded(kind);
   }
 
+  /** Overwrites deleted records everywhere on this host, and deletes damaged files that contain one of the texts. */
   async forgetOlder(texts: readonly string[]): Promise<void> {
     this.#checkFolder();
     for (const file of Object.values(this.#files)) await file.eraseDeleted();
@@ -221,10 +255,12 @@ export class FleetStore implements Store {
     }
   }
 
+  /** Replaces this host's copy of the records, from which {@link repair} restores them. */
   async copy(): Promise<void> {
     await this.#files["state.db"].copy();
   }
 
+  /** Looks for damage in the files of this host's state folder. */
   async damage(): Promise<{ file: string; detail: string }[]> {
     const found: { file: string; detail: string }[] = [];
     for (const [file, database] of Object.entries(this.#files)) {
@@ -234,6 +270,7 @@ export class FleetStore implements Store {
     return found;
   }
 
+  /** Replaces damaged files by their last copies. A file without a copy begins empty. */
   async repair(): Promise<RepairedFile[]> {
     const repaired: RepairedFile[] = [];
     for (const [file, database] of Object.entries(this.#files))
@@ -241,12 +278,14 @@ export class FleetStore implements Store {
     return repaired;
   }
 
+  /** Returns the problems that reads have found since the last call. They did not make the reads fail. */
   takeWarnings(): string[] {
     const warnings = [...this.#warnings];
     this.#warnings.clear();
     return warnings;
   }
 
+  /** Waits for the writes under way, and then closes everything that the adapter has open. */
   async close(): Promise<void> {
     this.limits.stop();
     await this.usage.close();

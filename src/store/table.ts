@@ -1,6 +1,5 @@
 import { FleetError, isFleetError } from "../base/errors.js";
-import { busyError, isDamaged, isUnreadable } from "./failures.js";
-import type { OnUnreadable } from "./ports.js";
+import { busyError, isDamaged, isUnreadable, type UnreadableError } from "./failures.js";
 import type { Change, FleetRows, Kind, Row, Selection } from "./rows.js";
 
 /** How many rows one read or one commit contains. */
@@ -17,6 +16,9 @@ interface Pending<T> {
   resolve: (value: unknown) => void;
   reject: (error: unknown) => void;
 }
+
+/** Receives the id of a record that cannot be read, and the error that a read of it throws. */
+export type OnUnreadable = (id: string, error: UnreadableError) => void;
 
 /** All records of one kind. */
 export class Table<T extends object> {

@@ -1,19 +1,18 @@
 import { isDeepStrictEqual } from "node:util";
-import type { Placement, Purge, UserPlacement } from "../base/host.js";
+import type { Placement, UserPlacement } from "../base/host.js";
 import { keyDigest, userDigest } from "../base/ids.js";
 import type { KeyedTurn } from "../base/session.js";
 import { assertTokenId, endedBy, isTokenId, type TokenEnd, type TokenRecord, tokenExists } from "../base/token.js";
 import { isDamaged } from "./failures.js";
-import type { KeyedTurnStore, OnUnreadable, PlacementStore, PurgeStore, TokenStore } from "./ports.js";
 import { type FleetRows, kind } from "./rows.js";
-import { Table } from "./table.js";
+import { type OnUnreadable, Table } from "./table.js";
 
 export const TOKENS = kind<TokenRecord>("token", { assertId: assertTokenId });
 export const TOKEN_USES = kind<{ at: string }>("token-use", { home: "use" });
 const TOKEN_ENDS = kind<TokenEnd>("token-end", { home: "host" });
 
 /** The tokens, when each was used last, and which of them this host knows to have ended. */
-export class Tokens implements TokenStore {
+export class TokenTable {
   readonly #tokens: Table<TokenRecord>;
   readonly #uses: Table<{ at: string }>;
   /** Null if nobody but this fleet can write to the store, so that no host needs a memory of its own. */
@@ -28,6 +27,7 @@ export class Tokens implements TokenStore {
     this.#ends = isShared ? new Table(rows, TOKEN_ENDS) : null;
   }
 
+  /** The record of a token, or null. Costs one read, however many tokens there are. */
   async read(id: string): Promise<TokenRecord | null> {
     if (!isTokenId(id)) return null;
     const [record, end] = await Promise.all([this.#readIfSound(id), this.#ends?.read(id)]);
@@ -46,11 +46,20 @@ export class Tokens implements TokenStore {
     }
   }
 
+  /**
+   * Records a token. Once the promise resolves, every process that uses this store accepts the token.
+   *
+   * @throws FleetError `FLEET_INTERNAL` when the id is taken.
+   */
   async create(record: TokenRecord): Promise<void> {
     assertTokenId(record.id);
     if (!(await this.#tokens.create(record.id, record))) throw tokenExists(record.id);
   }
 
+  /**
+   * Makes a token expire at a time (ISO 8601), unless it expires earlier anyway. Resolves with the resulting record, or
+   * with null if there is no such token. Never brings a revoked token back.
+   */
   async endBy(id: string, at: string): Promise<TokenRecord | null> {
     if (!isTokenId(id)) return null;
     return await this.#tokens.update(id, (draft) => {
@@ -59,6 +68,10 @@ export class Tokens implements TokenStore {
     });
   }
 
+  /**
+   * Records when a token was used (ISO 8601). A crash may lose this. Does nothing if there is no such token, and never brings
+   * a revoked token back.
+   */
   async used(id: string, at: string): Promise<void> {
     if ((await this.read(id)) === null) return;
     await this.#uses.put(id, { at });
@@ -66,11 +79,13 @@ export class Tokens implements TokenStore {
     if ((await this.read(id)) === null) await this.#uses.delete(id);
   }
 
+  /** For each token, the time that {@link used} recorded last, or null. */
   async lastUses(ids: readonly string[]): Promise<(string | null)[]> {
     const uses = await this.#uses.rows.read(TOKEN_USES, ids);
     return uses.map((use) => use?.record.at ?? null);
   }
 
+  /** Revokes a token. Once the promise resolves, no process finds the token. Resolves with true if it existed. */
   async delete(id: string): Promise<boolean> {
     if (!isTokenId(id)) return false;
     const existed = await this.#tokens.delete(id);
@@ -89,6 +104,10 @@ export class Tokens implements TokenStore {
     });
   }
 
+  /**
+   * Makes this host remember a token's expiry or revocation, so that nobody with write access to the store can undo it
+   * here. This host then no longer finds a revoked token. If nobody else can write to the store, this does nothing.
+   */
   async noteEnd(end: TokenEnd): Promise<void> {
     assertTokenId(end.id);
     await this.#ends?.update(end.id, (draft) => {
@@ -98,6 +117,7 @@ export class Tokens implements TokenStore {
     });
   }
 
+  /** The expiries and revocations that {@link noteEnd} has recorded on this host. */
   async notedEnds(): Promise<TokenEnd[]> {
     return (await this.#ends?.list()) ?? [];
   }
@@ -108,6 +128,7 @@ export class Tokens implements TokenStore {
     for (const { id } of over) await this.#ends?.delete(id);
   }
 
+  /** Whether {@link noteEnd} has recorded on this host that this token (or other credential) was revoked. */
   async isNotedRevoked(id: string): Promise<boolean> {
     return (await this.#ends?.read(id))?.at === null;
   }
@@ -115,33 +136,39 @@ export class Tokens implements TokenStore {
 
 export const KEYED_TURNS = kind<KeyedTurn>("keyed-turn", { by: { user: ({ user }) => user } });
 
-export class KeyedTurns implements KeyedTurnStore {
+export class KeyedTurnTable {
   readonly #table: Table<KeyedTurn>;
 
   constructor(rows: FleetRows) {
     this.#table = new Table(rows, KEYED_TURNS);
   }
 
+  /** The record of a key, or null. Costs one read, however many records there are. Returns expired records, too. */
   async read(user: string, key: string): Promise<KeyedTurn | null> {
     return await this.#table.read(nameOf(user, key));
   }
 
+  /** Resolves with false, and writes nothing, if there is already a record for the user and key. */
   async create(record: KeyedTurn): Promise<boolean> {
     return await this.#table.create(nameOf(record.user, record.key), record);
   }
 
+  /** Replaces the record of the same user and key. If two processes replace it at the same time, one of them wins. */
   async replace(record: KeyedTurn): Promise<void> {
     await this.#table.put(nameOf(record.user, record.key), record);
   }
 
+  /** Succeeds even if there is no such record. */
   async delete(user: string, key: string): Promise<void> {
     await this.#table.delete(nameOf(user, key));
   }
 
+  /** The number of the user's records. The cost does not depend on the records of other users. */
   async count(user: string): Promise<number> {
     return await this.#table.rows.count(KEYED_TURNS, { by: "user", value: user });
   }
 
+  /** The records of a user, or of all users if `user` is null. Omits and reports records that cannot be read. */
   async list(user: string | null, onUnreadable?: OnUnreadable): Promise<KeyedTurn[]> {
     return await this.#table.list(user === null ? {} : { by: "user", value: user }, onUnreadable ?? (() => undefined));
   }
@@ -154,17 +181,22 @@ function nameOf(user: string, key: string): string {
 
 export const PLACEMENTS = kind<UserPlacement>("placement");
 
-export class Placements implements PlacementStore {
+export class PlacementTable {
   readonly #table: Table<UserPlacement>;
 
   constructor(rows: FleetRows) {
     this.#table = new Table(rows, PLACEMENTS);
   }
 
+  /** The placement of a user, or null. Costs one read, however many users there are. */
   async read(user: string): Promise<Placement | null> {
     return (await this.#table.read(user))?.placement ?? null;
   }
 
+  /**
+   * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. Two
+   * processes that do so at the same time get the same result.
+   */
   async record(user: string, from: Placement | null, to: Placement): Promise<Placement> {
     return await this.#table.update(user, (draft) => {
       const current = draft.record?.placement ?? null;
@@ -174,6 +206,7 @@ export class Placements implements PlacementStore {
     });
   }
 
+  /** Succeeds even if the user has no placement. */
   async delete(user: string): Promise<void> {
     await this.#table.delete(user);
   }
@@ -183,50 +216,4 @@ export class Placements implements PlacementStore {
   }
 }
 
-export const PURGES = kind<Purge>("purge");
-
-export class Purges implements PurgeStore {
-  readonly #table: Table<Purge>;
-
-  constructor(rows: FleetRows) {
-    this.#table = new Table(rows, PURGES);
-  }
-
-  async read(user: string): Promise<Purge | null> {
-    return await this.#table.read(user);
-  }
-
-  async begin(purge: Purge): Promise<Purge> {
-    return await this.#table.update(purge.user, (draft) => {
-      const known = draft.record;
-      if (known !== null && known.partlyDone === undefined) return known;
-      draft.record = known === null ? purge : joined(purge, known);
-      return draft.record;
-    });
-  }
-
-  async done(user: string, host: string | null): Promise<void> {
-    await this.#table.update(user, (draft) => {
-      if (draft.record === null) return;
-      // A fleet whose host has no name has no other hosts.
-      const pending = host === null ? [] : draft.record.pending.filter((each) => each !== host);
-      draft.record = pending.length === 0 ? null : { ...draft.record, pending, partlyDone: true };
-    });
-  }
-
-  async list(): Promise<Purge[]> {
-    return await this.#table.list();
-  }
-}
-
-/** A purge with what a host that was gone during an earlier purge of the user still has to erase. */
-function joined(purge: Purge, { pending, sessions = [] }: Purge): Purge {
-  return {
-    ...purge,
-    pending: [...new Set([...purge.pending, ...pending])],
-    sessions: [...new Set([...(purge.sessions ?? []), ...sessions])],
-  };
-}
-
-/** One record, with the key for the pseudonyms on all hosts. */
 export const PSEUDONYM_KEYS = kind<{ key: string }>("pseudonym-key");

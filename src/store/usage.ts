@@ -1,5 +1,4 @@
 import type { LedgerLine, UsagePart, UsageQuery } from "../base/usage.js";
-import type { Renaming, UsageStore } from "./ports.js";
 import type { RedisLedger } from "./redis/ledger.js";
 import type { SqliteLedger } from "./sqlite/ledger.js";
 
@@ -9,10 +8,19 @@ const SOON_MS = 200;
 const AT_ONCE = 500;
 
 /**
- * The ledger. In a fleet that shares a Redis, this host's file only keeps the lines that Redis does not have yet. So neither the
+ * The names to replace, each with its pseudonym. Users and sessions have separate maps, because a session may have the
+ * same name as another user, and that user's name must stay.
+ */
+export interface Renaming {
+  users: ReadonlyMap<string, string>;
+  sessions: ReadonlyMap<string, string>;
+}
+
+/**
+ * The ledger. Each line is counted once. In a fleet that shares a Redis, this host's file only keeps the lines that Redis does not have yet. So neither the
  * end of a process nor an outage of Redis loses a line.
  */
-export class Usage implements UsageStore {
+export class UsageTable {
   readonly #local: SqliteLedger;
   readonly #shared: RedisLedger | null;
   #sending: Promise<void> = Promise.resolve();
@@ -24,32 +32,52 @@ export class Usage implements UsageStore {
     this.#shared = shared;
   }
 
+  /**
+   * Appends lines. Once the call returns, they survive the end of this process.
+   *
+   * @returns how many of the lines were appended. On a full disk, these may be only the first few.
+   * @throws FleetError `FLEET_STATE_UNWRITABLE` if no line was appended
+   */
   append(lines: readonly LedgerLine[]): number {
     this.#local.append(lines);
     if (this.#shared !== null) this.#soon ??= setTimeout(() => void this.settled(), SOON_MS).unref();
     return lines.length;
   }
 
+  /**
+   * Resolves when this host's lines count on all hosts. May also add lines up, so that the next query is fast. Also
+   * resolves if the store does not answer. Never rejects.
+   */
   async settled(): Promise<void> {
     await this.#send().catch(() => "the next call sends them");
   }
 
+  /** Adds up the lines in the query's period. Each part of the result has one user, one model and one key (`by`). */
   async read(query: UsageQuery): Promise<UsagePart[]> {
     await this.settled();
     return await this.#ledger.read(query);
   }
 
+  /**
+   * The input and output tokens of a user, on all hosts, since the start of a day (UTC).
+   * @param from a time on this day, in milliseconds since the epoch, at most 31 days ago
+   */
   async tokensSince(user: string, from: number): Promise<number> {
     await this.settled();
     return await this.#ledger.tokensSince(user, from);
   }
 
+  /**
+   * Replaces the names of a user and of the user's sessions in all lines. If this is interrupted, the same call
+   * finishes it. In a fleet of several hosts, call it on each host.
+   */
   async rename(names: Renaming): Promise<void> {
     // Otherwise a line that is sent later would bring a name back.
     await this.#send();
     await this.#ledger.rename(names);
   }
 
+  /** Deletes lines that are older than `keepMs` milliseconds, and files that killed processes left. */
   async upkeep(keepMs: number): Promise<void> {
     await this.settled();
     await this.#ledger.deleteBefore(Date.now() - keepMs);

@@ -2,13 +2,13 @@ import { expect, it } from "vitest";
 import { Ledger } from "../../src/accounts/ledger.js";
 import { FleetError } from "../../src/base/errors.js";
 import type { LedgerLine } from "../../src/base/usage.js";
-import type { UsageStore } from "../../src/store/ports.js";
+import type { UsageTable } from "../../src/store/usage.js";
 
 const ANN = { user: "ann", sessionId: "s1", model: "gpt-5", tokenId: "k1" };
 
 function ledgerOn(append: (lines: readonly LedgerLine[]) => number) {
   const warnings: string[] = [];
-  const usage = { append } as UsageStore;
+  const usage = { append } as UsageTable;
   return { ledger: new Ledger({ usage, host: "a", warn: (message) => warnings.push(message) }), warnings };
 }
 

@@ -9,7 +9,7 @@ import type { ServerView } from "../../src/servers/server.js";
 import { isEmpty, readContents, sessionsIn } from "../../src/store/copy.js";
 import { LIMITS } from "../../src/store/limits.js";
 import { SESSIONS } from "../../src/store/sessions.js";
-import { type FleetStore, openStore } from "../../src/store/store.js";
+import { openStore, type Store } from "../../src/store/store.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import type { RunOptions } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
@@ -38,7 +38,7 @@ describe.skipIf(problem !== undefined)("store migrate", () => {
     return await using_(url, (store) => readContents(store));
   }
 
-  async function using_<T>(url: string, work: (store: FleetStore) => Promise<T>): Promise<T> {
+  async function using_<T>(url: string, work: (store: Store) => Promise<T>): Promise<T> {
     const store = openStore(url, fleet.root, { host: HOST });
     try {
       return await work(store);

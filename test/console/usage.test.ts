@@ -1,7 +1,7 @@
 import type { Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { EVENT_TYPES } from "../../src/base/event.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { TestApi } from "../http/harness.js";
 import { barriers, noChromium, overflow, signIn, TestBrowser } from "./harness.js";

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
 import type { Lease, LeaseRequest } from "../../src/base/session.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
 /*

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { USER_LIMITS } from "../../src/base/user-limits.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
 /** The tests of the limits that are set for single users. */

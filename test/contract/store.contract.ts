@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { describeLeases } from "./leases.contract.js";
 import { describeLimits, describeSlots } from "./limits.contract.js";

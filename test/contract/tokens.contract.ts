@@ -2,7 +2,7 @@ import { beforeEach, expect, it } from "vitest";
 import type { TokenRecord } from "../../src/base/token.js";
 import { issueVisitToken } from "../../src/hosts/calls/control-link.js";
 import { issueCode, issueToken, listTokens, redeemCode, revokeTokens } from "../../src/identity/tokens.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 
 function tokenRecord(id: string, changes: Partial<TokenRecord> = {}): TokenRecord {
   return {

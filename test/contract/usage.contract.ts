@@ -1,6 +1,6 @@
 import { beforeEach, expect, it } from "vitest";
 import type { LedgerLine, UsageBy, UsagePart } from "../../src/base/usage.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 
 const HOUR_MS = 3_600_000;
 /** Tests count tokens from this moment, not from the beginning of a day, because a day may end during a test. */

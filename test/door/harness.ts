@@ -11,7 +11,7 @@ import { Fleet } from "../../src/fleet/fleet.js";
 import { openParts } from "../../src/fleet/parts.js";
 import type { FleetOptions } from "../../src/hosts/options.js";
 import type { ModelProvider } from "../../src/providers/provider.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { type PortRange, testPorts } from "../fixtures/fleets/ports.js";
 import { RUNTIME_VARIABLES } from "../fixtures/fleets/runtime.js";

@@ -24,7 +24,7 @@ import type { SignOn } from "../../src/identity/sign-on.js";
 import { SUPPORTED_VERSIONS } from "../../src/runtime/launch/versions.js";
 import { encodeMessage } from "../../src/runtime/wire/frames.js";
 import { reachesHost } from "../../src/servers/admission.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { MessageReader } from "../fixtures/sessions/message-reader.js";
 import { INSTALLED_SDK, methodsByVersion, methodsSentBy } from "../fixtures/sessions/sdk-methods.js";
 

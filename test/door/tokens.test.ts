@@ -13,7 +13,7 @@ import {
   sweepTokens,
   verifyToken,
 } from "../../src/identity/tokens.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { TestFleet, testFleet } from "../fixtures/commands/cli.js";
 

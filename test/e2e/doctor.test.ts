@@ -7,7 +7,7 @@ import { isCommand } from "../../src/base/errors.js";
 import type { Check } from "../../src/fleet/doctor/checks.js";
 import type { DoctorResult } from "../../src/fleet/doctor/doctor.js";
 import { OLDEST_RUNTIME, ownVersion } from "../../src/runtime/launch/versions.js";
-import { type FleetStore, openStore } from "../../src/store/store.js";
+import { openStore, type Store } from "../../src/store/store.js";
 import { TIME, testFleet } from "../fixtures/commands/cli.js";
 import { COMMAND, type Ran } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
@@ -47,7 +47,7 @@ async function findings(env: NodeJS.ProcessEnv = {}): Promise<Map<string, Check>
   return checks;
 }
 
-function store(): FleetStore {
+function store(): Store {
   return openStore("file", fleet.root);
 }
 

@@ -6,7 +6,7 @@ import type { ServerRecord } from "../../src/base/server.js";
 import type { SessionRecord } from "../../src/base/session.js";
 import { Fleet, type GcResult } from "../../src/index.js";
 import { ownIdentity } from "../../src/runtime/process/process-table.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import type { Ran } from "../fixtures/commands/command.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
 import type { LeaseRequest } from "../../src/base/session.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { CuttingProxy } from "../fixtures/store/cutting-proxy.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
 import type { LeaseRequest } from "../../src/base/session.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { eventually } from "../fixtures/eventually.js";

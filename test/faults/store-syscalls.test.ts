@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { type FleetStore, openStore } from "../../src/store/store.js";
+import { openStore, type Store } from "../../src/store/store.js";
 import { bundleFixture } from "../fixtures/bundle.js";
 import { parseCounts, stringifyCounts } from "../fixtures/store/store-counts.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -70,7 +70,7 @@ describe.skipIf(problem !== undefined)("an update whose system calls are tampere
   let root: string;
   let log: string;
   const started: Committer[] = [];
-  let open: FleetStore | undefined;
+  let open: Store | undefined;
   let number = 0;
 
   beforeEach(async () => {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it, vi } from "vitest";
 import { effectiveLimits, LimitEvents } from "../../src/accounts/limits.js";
 import { Fleet } from "../../src/fleet/fleet.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { testFleet } from "../fixtures/commands/cli.js";
 import { removeFolder } from "../fixtures/remove-folder.js";

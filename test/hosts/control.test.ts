@@ -11,7 +11,7 @@ import { ControlLink } from "../../src/hosts/calls/control-link.js";
 import { CALL_NAMES } from "../../src/hosts/calls/rpc-table.js";
 import { issueHostToken, issueToken, listTokens, revokeTokens, sweepTokens } from "../../src/identity/tokens.js";
 import { HostDirectory } from "../../src/servers/directory.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { TokenRecord } from "../../src/base/token.js";
 import { issueCode, redeemCode } from "../../src/identity/tokens.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { type Ask, type Reply, TestApi } from "./harness.js";
 
 let at: TestApi;

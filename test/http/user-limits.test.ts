@@ -5,7 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { FrontDoor } from "../../src/door/door.js";
 import { homeOf } from "../../src/runtime/files/server-folder.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { RawClient } from "../door/raw-client.js";
 import { eventually } from "../fixtures/eventually.js";

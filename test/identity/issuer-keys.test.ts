@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Config, IssuerConfig } from "../../src/config/schema.js";
 import { Refused } from "../../src/identity/claims.js";
 import { JwtSignOn } from "../../src/identity/jwt.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { eventually } from "../fixtures/eventually.js";
 import { Issuer } from "../fixtures/identity/issuer.js";
 

@@ -3,7 +3,7 @@ import type { HostEntry, HostRecord } from "../../src/base/host.js";
 import type { ServeContext } from "../../src/serve/context.js";
 import type { Terms } from "../../src/serve/heartbeat.js";
 import { Heartbeat } from "../../src/serve/heartbeat.js";
-import type { Hosts } from "../../src/store/ports.js";
+import type { HostTable } from "../../src/store/hosts.js";
 import { eventually } from "../fixtures/eventually.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -15,7 +15,7 @@ async function enter() {
   const clock = new TestClock();
   const said: string[] = [];
   const directory = { term: 7, isDown: false, beats: 0 };
-  const hosts: Hosts = {
+  const hosts = {
     own: "h1",
     beat: async (instance: string, entry: HostEntry, ttlMs: number): Promise<HostRecord> => {
       directory.beats++;
@@ -39,7 +39,7 @@ async function enter() {
     log: (_level: string, message: string) => void said.push(message),
     metrics: { failed: () => undefined },
   } as unknown as ServeContext;
-  const heartbeat = await Heartbeat.enter(context, hosts, terms as unknown as Terms);
+  const heartbeat = await Heartbeat.enter(context, hosts as unknown as HostTable, terms as unknown as Terms);
   /** Moves the time on in steps, so that each heartbeat gets its answer in time. */
   const pass = async (ms: number) => {
     for (let passed = 0; passed < ms; passed += TTL_MS / 15) {

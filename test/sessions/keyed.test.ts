@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
 import { makeRoom, sweepKeyedTurns, TurnJournal } from "../../src/sessions/use/keyed.js";
 import type { OpenSession } from "../../src/sessions/use/open-session.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { keyedTurn, sessionRecord } from "../fixtures/store/store-records.js";

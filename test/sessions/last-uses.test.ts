@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
 import type { SessionRecord } from "../../src/base/session.js";
 import { LastUses } from "../../src/sessions/use/last-uses.js";
-import type { Store } from "../../src/store/ports.js";
+import type { Store } from "../../src/store/store.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 
 const NOW = Date.UTC(2026, 0, 1, 12);

@@ -1,8 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { FleetError } from "../../src/base/errors.js";
 import { type AcquireOptions, type HeldLease, LEASE_VARIABLES, Leases } from "../../src/sessions/leases.js";
-import type { Store } from "../../src/store/ports.js";
-import { type FleetStore, openStore } from "../../src/store/store.js";
+import { openStore, type Store } from "../../src/store/store.js";
 import { TestClock } from "../fixtures/fleets/test-clock.js";
 import { altered } from "../fixtures/store/altered-store.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -12,14 +11,14 @@ const LONG_MS = 600_000;
 const TTL_MS = 1_000;
 
 /** Leases whose store and holders share a clock that the test advances. */
-async function setUp(): Promise<{ store: FleetStore; leases: Leases; clock: TestClock }> {
+async function setUp(): Promise<{ store: Store; leases: Leases; clock: TestClock }> {
   const clock = new TestClock();
   const store = openStore("file", await temporaryRoot(), { clock: clock.ofStore });
   return { store, leases: new Leases(store, clock), clock };
 }
 
 /** Leases in real time, for tests of waiters, because a test clock does not control in which order waiters ask. */
-async function setUpInRealTime(): Promise<{ store: FleetStore; leases: Leases }> {
+async function setUpInRealTime(): Promise<{ store: Store; leases: Leases }> {
   const store = openStore("file", await temporaryRoot());
   return { store, leases: new Leases(store) };
 }

@@ -10,14 +10,14 @@ import type { HostDirectory } from "../../src/servers/directory.js";
 import { noteOpened, stampOf } from "../../src/sessions/memory/open-notes.js";
 import type { SessionsContext } from "../../src/sessions/problems.js";
 import { type Loading, load, type Transport } from "../../src/sessions/use/load.js";
-import { Sessions } from "../../src/store/sessions.js";
+import { SessionTable } from "../../src/store/sessions.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 import { removeFolder } from "../fixtures/remove-folder.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
 
-const read = vi.spyOn(Sessions.prototype, "read");
+const read = vi.spyOn(SessionTable.prototype, "read");
 
 /** The ids of the sessions whose records were read since the last `read.mockClear()`, in order. */
 const reads = () => read.mock.calls.map(([id]) => id);

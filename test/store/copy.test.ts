@@ -3,7 +3,7 @@ import type { Progress } from "../../src/base/progress.js";
 import { copyContents, isEmpty, readContents, sessionsIn } from "../../src/store/copy.js";
 import { LIMITS } from "../../src/store/limits.js";
 import type { Changes } from "../../src/store/rows.js";
-import { type FleetStore, openStore } from "../../src/store/store.js";
+import { openStore, type Store } from "../../src/store/store.js";
 import { KEYED_TURNS } from "../../src/store/tokens.js";
 import { altered } from "../fixtures/store/altered-store.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
@@ -16,7 +16,7 @@ const SESSIONS = 60;
 const SUSPENDED = { since: "2026-01-01T00:00:00.000Z", reason: null };
 const KEYED = ["k1", "k2"].map((key) => keyedTurn("ann", key));
 
-async function filled(): Promise<FleetStore> {
+async function filled(): Promise<Store> {
   const store = openStore("file", await temporaryRoot());
   await store.registry.update((draft) => {
     draft.servers.s1 = serverRecord("s1");
@@ -47,7 +47,7 @@ it("copyContents copies a whole store, reports its progress, and leaves the sour
   expect(await readContents(from)).toEqual(contents);
 });
 
-it.each<[string, RegExp, (from: FleetStore, to: FleetStore, stop: AbortController) => [FleetStore, FleetStore]]>([
+it.each<[string, RegExp, (from: Store, to: Store, stop: AbortController) => [Store, Store]]>([
   [
     "the source changes during the copy",
     /changed while it was being copied/,

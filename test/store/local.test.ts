@@ -3,9 +3,9 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { userDigest } from "../../src/base/ids.js";
 import type { LeaseRequest } from "../../src/base/session.js";
+import { ownHolder } from "../../src/store/holder.js";
 import { SLOTS } from "../../src/store/limits.js";
-import { ownHolder } from "../../src/store/ports.js";
-import { type FleetStore, openStore, type StoreOptions } from "../../src/store/store.js";
+import { openStore, type Store, type StoreOptions } from "../../src/store/store.js";
 import { Table } from "../../src/store/table.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -17,7 +17,7 @@ beforeEach(async () => {
   root = await temporaryRoot();
 });
 
-function open(options: StoreOptions = {}): FleetStore {
+function open(options: StoreOptions = {}): Store {
   const store = openStore("file", root, options);
   onTestFinished(async () => await store.close());
   return store;
@@ -27,7 +27,7 @@ const request = (token: string, over: Partial<LeaseRequest> = {}): LeaseRequest 
   return { sessionId: "a", holder: `holder of ${token}`, token, ttlMs: 600_000, placeMs: 600_000, ...over };
 };
 
-async function fenceOf(store: FleetStore, token: string, over: Partial<LeaseRequest> = {}): Promise<number> {
+async function fenceOf(store: Store, token: string, over: Partial<LeaseRequest> = {}): Promise<number> {
   const answer = await store.leases.acquire(request(token, over));
   if (!answer.granted) throw new Error("not granted");
   return answer.lease.fence;

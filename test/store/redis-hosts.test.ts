@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { HostEntry } from "../../src/base/host.js";
-import type { Hosts, Store } from "../../src/store/ports.js";
+import type { HostTable } from "../../src/store/hosts.js";
+import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
@@ -29,11 +30,11 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     await redis.end();
   });
 
-  async function open(url: string, host: string): Promise<Store & { hosts: Hosts }> {
+  async function open(url: string, host: string): Promise<Store & { hosts: HostTable }> {
     const store = openStore(url, await keyedRoot(), { host: host });
     stores.push(store);
     if (store.hosts === null) throw new Error("the store knows no hosts");
-    return store as Store & { hosts: Hosts };
+    return store as Store & { hosts: HostTable };
   }
 
   it("hosts are listed from their first heartbeat on, sorted by name", async () => {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { issueToken } from "../../src/identity/tokens.js";
-import { type FleetStore, openStore } from "../../src/store/store.js";
+import { openStore, type Store } from "../../src/store/store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -13,7 +13,7 @@ describe.skipIf(problem !== undefined)("values in Redis that the fleet never wri
   let redis: RedisServer;
   let fleets = 0;
   let fleet: string;
-  let store: FleetStore;
+  let store: Store;
 
   beforeAll(async () => {
     redis = await RedisServer.start();

@@ -7,7 +7,7 @@ import { hashToken } from "../../src/base/token.js";
 import { signRecords } from "../../src/fleet/migrate.js";
 import { issueHostToken, issueToken, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
 import { type Signatures, Signer } from "../../src/store/redis/signatures.js";
-import { type FleetStore, openStore } from "../../src/store/store.js";
+import { openStore, type Store } from "../../src/store/store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -26,7 +26,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
   let fleets = 0;
   let fleet: string;
   let root: string;
-  let store: FleetStore;
+  let store: Store;
 
   beforeAll(async () => {
     redis = await RedisServer.start();
@@ -38,7 +38,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     store = open();
   });
 
-  function open(options: { root?: string; host?: string; key?: NamedSource } = {}): FleetStore {
+  function open(options: { root?: string; host?: string; key?: NamedSource } = {}): Store {
     const { root: at = root, host = "h1", key: source = null } = options;
     const secrets = { key: source, password: null, env: process.env };
     const opened = openStore(redis.url(fleet), at, { host, instance: () => `i-${host}`, secrets });
@@ -141,7 +141,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const unsigned = { code: "FLEET_STATE_UNSIGNED" };
     const LATER = "2026-01-02T00:00:00.000Z";
     const record = () => redis.client.get(key("session:s"));
-    let other: FleetStore;
+    let other: Store;
 
     /** Creates a session of alice with the member bob. @returns functions that remove bob, and that put back the record */
     async function withBob(): Promise<{ removeBob(): Promise<void>; putBack(): Promise<void> }> {

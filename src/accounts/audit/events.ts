@@ -4,7 +4,7 @@ import { FleetError } from "../../base/errors.js";
 import type { Actor, EventCounts, EventLog, FleetEvent, NewEvent, Via } from "../../base/event.js";
 import type { Config } from "../../config/schema.js";
 import { currentActor } from "../../identity/acting.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import { chain } from "./line.js";
 import { AuditLog } from "./log.js";
 import { Pseudonyms } from "./pseudonyms.js";

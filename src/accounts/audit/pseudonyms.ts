@@ -7,7 +7,7 @@ import { parseObject } from "../../base/values/text.js";
 import { closeQuietly, scratchName, syncFolder, unlinkQuietly, writeNewFile } from "../../store/file/durable.js";
 import { readIfThere, writing } from "../../store/file/failures.js";
 import { ensureStateFolder } from "../../store/file/state-folder.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import { type Conceal, hashHolds, type Line } from "./line.js";
 import { AuditLog } from "./log.js";
 

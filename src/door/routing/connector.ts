@@ -12,7 +12,7 @@ import { issueRelayToken } from "../../identity/tokens.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import { type Endpoint, RpcClient, type RpcDial, RpcError, type RpcListener } from "../../runtime/wire/rpc-client.js";
 import { hostAway } from "../../servers/directory.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import { checkSameProtocol, serverProtocol } from "../policy/methods.js";
 import type { ClientState } from "../state/client-state.js";
 import { type Link, type OpenUpstream, type PeerLink, peerLinkId, type ServerLink } from "../state/links.js";

@@ -7,7 +7,7 @@ import type { HostDirectory } from "../../servers/directory.js";
 import type { Pool } from "../../servers/pool.js";
 import { isRunning } from "../../servers/server.js";
 import type { Sessions } from "../../sessions/sessions.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import type { ServerQuestion } from "../policy/reach.js";
 import { eventIn } from "../wire/events.js";
 import type { Links } from "./links.js";

@@ -12,7 +12,7 @@ import {
   type Reached,
 } from "../../base/user-limits.js";
 import type { Config } from "../../config/schema.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 
 /** The limited quantities that this process counts itself. The store counts sessions. */
 type Counted = Exclude<Limited, "sessions">;

@@ -16,7 +16,7 @@ import { findServers } from "../../servers/repair.js";
 import { isBroken, isRunning } from "../../servers/server.js";
 import { endStrays, findStrays } from "../../sessions/gc/unused-servers.js";
 import { adviceForOwner } from "../../store/file/state-folder.js";
-import { purgesUnderWay } from "../../store/ports.js";
+import { purgesUnderWay } from "../../store/purges.js";
 import { ServerGroup } from "../groups/servers.js";
 import type { FleetParts } from "../parts.js";
 import { CLOCK_ADVICE, type Context, type Finding, failed, mended, ok, type Row, warning } from "./checks.js";

@@ -14,7 +14,7 @@ import { RpcError } from "../../runtime/wire/rpc-client.js";
 import type { ClientOptions } from "../../servers/clients.js";
 import { type HostDirectory, hostAway } from "../../servers/directory.js";
 import type { SessionsContext } from "../../sessions/problems.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 
 export interface LinkContext extends Pick<SessionsContext, "store" | "directory"> {
   config: { host: PeerSettings };

@@ -10,7 +10,7 @@ import { openHistory, type SessionEvents } from "../../runtime/history/session-e
 import type { EndedTurn, OpenTurn, TurnTracker } from "../../runtime/history/turn-tracker.js";
 import { type LaunchedProcess, processesByLaunch } from "../../runtime/process/process-table.js";
 import { knownLoaded, lately } from "../../sessions/memory/open-notes.js";
-import { purgesUnderWay } from "../../store/ports.js";
+import { purgesUnderWay } from "../../store/purges.js";
 import { logFailure, type ServeContext } from "../context.js";
 
 /** Makes the measurements that the metrics show as current values, once per health interval. */

@@ -7,7 +7,7 @@ import { mapConcurrently } from "../../servers/admission.js";
 import { isRunning } from "../../servers/server.js";
 import { usedSessions } from "../../servers/use-markers.js";
 import { isFull } from "../../store/file/failures.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import type { Run } from "./collect.js";
 import { type Candidate, type HostsSeen, isInUse, type Leftover, measureFolder, type Note } from "./survey.js";
 

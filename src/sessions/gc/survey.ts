@@ -20,7 +20,7 @@ import {
 import { identify, isAlive, ownIdentity } from "../../runtime/process/process-table.js";
 import { groupOfSession } from "../../servers/server.js";
 import type { UnreadableError } from "../../store/failures.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import type { UnusedOptions } from "./unused-servers.js";
 
 /** A session-state folder: it contains the folders of sessions. All shared servers of a host may use the same one. */

@@ -13,7 +13,8 @@ import { stopServer } from "../../runtime/process/stop.js";
 import { launchesOf } from "../../servers/admission.js";
 import type { Pool } from "../../servers/pool.js";
 import { HeldClaim, isBroken, isClaimed, isRunning } from "../../servers/server.js";
-import { type Store, sessionsOfThisHost } from "../../store/ports.js";
+import { sessionsOfThisHost } from "../../store/sessions.js";
+import type { Store } from "../../store/store.js";
 
 export interface UnusedOptions {
   ttlMs: number;

@@ -10,7 +10,7 @@ import { RpcError } from "../../runtime/wire/rpc-client.js";
 import { isRunning } from "../../servers/server.js";
 import { loadedSessions } from "../../servers/stop.js";
 import { setEvictionMarker } from "../../servers/use-markers.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import { knownLoaded } from "./open-notes.js";
 
 export interface EvictionContext {

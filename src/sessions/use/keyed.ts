@@ -7,7 +7,8 @@ import type { KeyedTurn, SessionRecord, TurnOutcome, TurnUsage } from "../../bas
 import { sha256 } from "../../base/values/text.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import { TurnTracker } from "../../runtime/history/turn-tracker.js";
-import type { KeyedTurnStore, Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
+import type { KeyedTurnTable } from "../../store/tokens.js";
 import { historyLacksTurn, isStoreTrouble, keyReused, recordedFailure, storedEnd, turnWasCut } from "../problems.js";
 import type { SessionView } from "../view.js";
 import type { OpenSession } from "./open-session.js";
@@ -29,7 +30,7 @@ export interface KeyedRequest {
 }
 
 export interface JournalContext {
-  store: KeyedTurnStore;
+  store: KeyedTurnTable;
   histories: Histories;
   warn: (message: string) => void;
 }
@@ -213,7 +214,7 @@ export class TurnJournal {
 
 /** The record of the request's key. Null if there is none, or if it has expired. @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`. */
 export async function readKeyed(
-  store: KeyedTurnStore,
+  store: KeyedTurnTable,
   { user, key, digest }: Pick<KeyedRequest, "user" | "key" | "digest">,
 ): Promise<KeyedTurn | null> {
   const record = await store.read(user, key);
@@ -388,7 +389,7 @@ const REFUSALS: readonly FleetError["code"][] = ["FLEET_SESSION_EXISTS", "FLEET_
  * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; `FLEET_SESSION_NOT_FOUND` when the session was deleted; the error of `create`.
  */
 export async function createKeyed(
-  store: KeyedTurnStore,
+  store: KeyedTurnTable,
   { user, key, content, create, get }: Creation,
 ): Promise<SessionView> {
   const digest = sha256(JSON.stringify(["session", content]));

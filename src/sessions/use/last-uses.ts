@@ -1,7 +1,7 @@
 import { isFleetError } from "../../base/errors.js";
 import { titleOf } from "../../base/ids.js";
 import type { SessionRecord } from "../../base/session.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 
 /** How long to delay the write of a turn, so that later turns can share it, in milliseconds. */
 const DELAY_MS = 2_000;

@@ -9,7 +9,7 @@ import { provenEndpoint } from "../../runtime/process/probe.js";
 import { isRunning } from "../../servers/server.js";
 import type { SpawnOptions } from "../../servers/start.js";
 import type { UseMarker } from "../../servers/use-markers.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import { type LeaseWait, NOTICE_MS } from "../leases.js";
 import { type SessionsContext, sessionBusy } from "../problems.js";
 import type { TurnLease } from "../seen.js";

@@ -14,7 +14,7 @@ import type { Pool } from "../../servers/pool.js";
 import { hasEnded, isClaimed, isRunning } from "../../servers/server.js";
 import type { SpawnOptions } from "../../servers/start.js";
 import { isUsed, setEvictionMarker, usedSessions } from "../../servers/use-markers.js";
-import type { Store } from "../../store/ports.js";
+import type { Store } from "../../store/store.js";
 import { type EvictionContext, unloadOldest } from "../memory/eviction.js";
 import { knownLoaded } from "../memory/open-notes.js";
 import { type SessionsContext, serverDraining, sessionNotFound } from "../problems.js";

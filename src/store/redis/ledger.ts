@@ -9,7 +9,7 @@ import {
   UsageParts,
   type UsageQuery,
 } from "../../base/usage.js";
-import type { Renaming } from "../ports.js";
+import type { Renaming } from "../usage.js";
 import type { Connection } from "./connection.js";
 import { foundingScript, script } from "./scripts.js";
 

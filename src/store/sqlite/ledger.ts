@@ -1,10 +1,12 @@
 import { countsOf, hourOf, type LedgerLine, type UsageBy, type UsagePart, type UsageQuery } from "../../base/usage.js";
-import type { Renaming } from "../ports.js";
+import type { Renaming } from "../usage.js";
 import { type FileOptions, type Sql, SqliteFile } from "./rows.js";
 
 /*
  * The names of users, sessions, models and tokens stand only in the table `names`. Everything else has their numbers, so a purge
  * changes the row of each name, and no line. After that, the same name gets a new number. 0 stands for null.
+ *
+ * A process deletes the lines that it has sent, up to a number. So no later line may get that number again: AUTOINCREMENT.
  *
  * `sums` adds up the lines of each hour, and `totals` the same without the sessions, because few queries need these.
  */
@@ -15,7 +17,7 @@ const TABLES = `
 CREATE TABLE names (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL);
 CREATE INDEX names_by_name ON names (kind, name);
 CREATE TABLE lines (
-  number INTEGER PRIMARY KEY, id TEXT NOT NULL, begun INTEGER NOT NULL, at INTEGER NOT NULL,
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, begun INTEGER NOT NULL, at INTEGER NOT NULL,
   user INTEGER NOT NULL, session INTEGER NOT NULL, model INTEGER NOT NULL, token INTEGER NOT NULL, rest TEXT NOT NULL,
   ${COUNT_COLUMNS},
   UNIQUE (id, begun)
