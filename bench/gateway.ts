@@ -4,7 +4,8 @@
  * many clients, and streams to many clients at once, through the door and directly. It measures the memory of idle
  * clients. The door and the model run as separate processes. The benchmark and its servers end within 20 minutes.
  *
- * Run: npm run build && npx tsx bench/gateway.ts [all|latency|throughput|streaming|memory] [clients sessions words rounds]
+ * Run: npm run build && npx tsx bench/gateway.ts [all|latency|throughput|streaming|memory] [clients sessions words
+ * rounds]
  */
 import { measureLatency } from "./gateway/latency.js";
 import { measureMemory } from "./gateway/memory.js";

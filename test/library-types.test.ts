@@ -2,7 +2,9 @@ import { fileURLToPath } from "node:url";
 import ts from "typescript";
 import { expect, it } from "vitest";
 
-/** A program that uses the library can name every type of a public signature, because the index exports each of them. */
+/**
+ * A program that uses the library can name every type of a public signature, because the index exports each of them.
+ */
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const SRC = fileURLToPath(new URL("../src/", import.meta.url));

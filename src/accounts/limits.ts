@@ -224,8 +224,9 @@ export class TurnAllowance {
 const OVERRUN = 1_000_000;
 
 /**
- * Refuses a model request of a user who is suspended, or whose budgets are used up. A turn that began within a budget goes on. It may exceed the
- * budget by as much again, and by at least `OVERRUN`, because an agent could otherwise go on for ever.
+ * Refuses a model request of a user who is suspended, or whose budgets are used up. A turn that began within a budget
+ * goes on. It may exceed the budget by as much again, and by at least `OVERRUN`, because an agent could otherwise go on
+ * for ever.
  *
  * @param underWay an estimate of the tokens that the user's earlier requests will use, and that do not count so far
  * @throws FleetError `FLEET_LIMIT_REACHED`; `FLEET_USER_SUSPENDED`; the errors of the store.

@@ -17,7 +17,9 @@ export interface FleetErrorOptions {
   limit?: string | undefined;
   /** The number of milliseconds after which the same call may succeed, if it is known. */
   retryAfterMs?: number | undefined;
-  /** False if the same call cannot succeed, although other errors with this code can pass. Default: that of the code. */
+  /**
+   * False if the same call cannot succeed, although other errors with this code can pass. Default: that of the code.
+   */
   retryable?: false;
 }
 

@@ -172,8 +172,8 @@ export class HeldFolder implements Disposable {
 }
 
 /**
- * Yields the facts about everything in the folder and its subfolders that is not a folder. Sets `isCut` if the budget ran
- * out or a folder was too deep.
+ * Yields the facts about everything in the folder and its subfolders that is not a folder. Sets `isCut` if the budget
+ * ran out or a folder was too deep.
  */
 export function* walk(folder: HeldFolder, budget: Budget, depth = 0): Generator<Stats, void> {
   const { entries, more } = folder.entries(Math.max(0, budget.left));

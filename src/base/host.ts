@@ -14,8 +14,8 @@ export interface HostEntry {
   /** The folder for session state that all hosts mount; null if the host uses its own disk. */
   storage: string | null;
   /**
-   * The time at which this entry ends, in milliseconds since the epoch by the store's clock. Each heartbeat sets a later
-   * time, so that nobody can put an earlier entry back.
+   * The time at which this entry ends, in milliseconds since the epoch by the store's clock. Each heartbeat sets a
+   * later time, so that nobody can put an earlier entry back.
    */
   until?: number;
 }
@@ -23,7 +23,10 @@ export interface HostEntry {
 export interface HostRecord extends HostEntry {
   name: string;
   instance: string;
-  /** The number of the host's present term. Other hosts may have taken the sessions that the host had in an earlier term. */
+  /**
+   * The number of the host's present term. Other hosts may have taken the sessions that the host had in an earlier
+   * term.
+   */
   term: number;
   gone: boolean;
   /** How long the host still counts as alive, in milliseconds; 0 if it is gone. */
@@ -49,8 +52,8 @@ export interface UserPlacement {
 }
 
 /**
- * An erasure of a user's data. The record names the user and the user's sessions, and exists until all hosts have erased
- * their part, also those that were gone when the erasure began.
+ * An erasure of a user's data. The record names the user and the user's sessions, and exists until all hosts have
+ * erased their part, also those that were gone when the erasure began.
  */
 export interface Purge {
   user: string;
@@ -64,8 +67,8 @@ export interface Purge {
    */
   sessions?: string[];
   /**
-   * Set once a host has erased its part, and with it what belongs to no host, such as tokens. If only hosts that are gone
-   * are still pending, the user may begin again.
+   * Set once a host has erased its part, and with it what belongs to no host, such as tokens. If only hosts that are
+   * gone are still pending, the user may begin again.
    */
   partlyDone?: true;
 }

@@ -50,7 +50,9 @@ export function assertSessionId(id: string): void {
   );
 }
 
-/** Checks an id from a caller. The id must not look like an option, or be the name of a property that every object has. */
+/**
+ * Checks an id from a caller. The id must not look like an option, or be the name of a property that every object has.
+ */
 export function validateSessionId(value: string, name = option("sessionId")): string {
   if (typeof value !== "string" || !isSessionId(value) || value.startsWith("-") || isReserved(value)) {
     const text = String(value);
@@ -70,8 +72,8 @@ export function newSessionId(): string {
 }
 
 /**
- * The id of a user's own server. It is always the same, so the user keeps the same home. Because of the digest, two users
- * whose ids differ only in case have two homes on any disk.
+ * The id of a user's own server. It is always the same, so the user keeps the same home. Because of the digest, two
+ * users whose ids differ only in case have two homes on any disk.
  */
 export function serverIdOf(user: string): string {
   return `${labelOf(user, 24) || "user"}-${sha256(user).slice(0, 12)}`;
@@ -93,7 +95,9 @@ export function withoutCut(text: string): string {
   return text.replace(CUT, "");
 }
 
-/** Whether the text is the beginning of the id, or the beginning and the end with `…` between them, as tables show it. */
+/**
+ * Whether the text is the beginning of the id, or the beginning and the end with `…` between them, as tables show it.
+ */
 export function mayMean(text: string, id: string): boolean {
   const [start = "", end = ""] = text.split(CUT, 2);
   const isLongEnough = id.length >= start.length + end.length;

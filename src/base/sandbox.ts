@@ -106,8 +106,8 @@ export function lackingIn(sandbox: SandboxReport, other: SandboxReport): Protect
 }
 
 /**
- * Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the fleet,
- * not even through the Unix sockets of other programs.
+ * Whether an agent in this sandbox can neither read nor write the files and the processes of other users and of the
+ * fleet, not even through the Unix sockets of other programs.
  */
 export function separates({ not }: SandboxReport): boolean {
   const needed = ["files", "processes", "signals", "unix-sockets"] as const;

@@ -73,7 +73,9 @@ export interface ServerRecord {
   replacement?: Replacement | null;
 }
 
-/** A new process beside the server's running process. Once the running process is drained, the new one takes its place. */
+/**
+ * A new process beside the server's running process. Once the running process is drained, the new one takes its place.
+ */
 export interface Replacement {
   launchId: string;
   port: number;
@@ -91,8 +93,8 @@ export interface Replacement {
 }
 
 /**
- * Identifies a process beyond its PID. PIDs are reused, but within one boot and one PID namespace no two processes have the
- * same PID and start time. `base/system/` reads these facts.
+ * Identifies a process beyond its PID. PIDs are reused, but within one boot and one PID namespace no two processes have
+ * the same PID and start time. `base/system/` reads these facts.
  */
 export interface ProcessIdentity {
   host: string;

@@ -21,7 +21,10 @@ export interface SessionRecord {
   persistence: "persistent" | "ephemeral";
   /** The server that has the session, or had it last. No other server may open it. */
   serverId: string;
-  /** The host of that server. `term` is the host's term when it took the session. Both are absent in a fleet on one host. */
+  /**
+   * The host of that server. `term` is the host's term when it took the session. Both are absent in a fleet on one
+   * host.
+   */
   host?: string;
   term?: number;
   /** The place from which `host` has to fetch the session's state. Absent once the state is on `host`. */
@@ -36,7 +39,9 @@ export interface SessionRecord {
   ttlMs: number | null;
   /** The process that uses an ephemeral session now. When it exits, the session is due for deletion. */
   usedBy: SessionUser | null;
-  /** The number of turns that went through the fleet. A session with at least one such turn must have a history on disk. */
+  /**
+   * The number of turns that went through the fleet. A session with at least one such turn must have a history on disk.
+   */
   turns: number;
 }
 
@@ -134,7 +139,9 @@ export interface Ownership {
   term?: number;
 }
 
-/** Whether the host has the session now. Always true if `owner` is undefined, because the fleet then has only one host. */
+/**
+ * Whether the host has the session now. Always true if `owner` is undefined, because the fleet then has only one host.
+ */
 export function isOwnedBy(record: SessionRecord, owner: Ownership | undefined): boolean {
   if (owner === undefined) return true;
   // A host that keeps sessions on its own disk ignores `from`, because the state never leaves that disk.
@@ -143,8 +150,8 @@ export function isOwnedBy(record: SessionRecord, owner: Ownership | undefined): 
 }
 
 /**
- * The tools of a session. Null: all. The configuration limits what the session's owner chose. On a shared server, tools act with
- * the same rights for all users, so only tools that the configuration names are available.
+ * The tools of a session. Null: all. The configuration limits what the session's owner chose. On a shared server, tools
+ * act with the same rights for all users, so only tools that the configuration names are available.
  */
 export function toolsOf(
   { tools }: Pick<SessionRecord, "tools">,
@@ -183,7 +190,9 @@ export interface Lease {
 export interface LeaseRequest {
   sessionId: string;
   holder: string;
-  /** A secret that the caller made. It identifies this request and then the lease. The store keeps only a hash of it. */
+  /**
+   * A secret that the caller made. It identifies this request and then the lease. The store keeps only a hash of it.
+   */
   token: string;
   ttlMs: number;
   /** How long the place in the queue lasts without another call, in milliseconds. */
@@ -200,8 +209,8 @@ export type LeaseAnswer =
   | { granted: false; lease: Lease | null; ahead: number };
 
 /**
- * The error for a token that does not hold the lease. It is the same for a wrong token, an expired lease and a session that
- * does not exist, so that it does not reveal which of these is the case.
+ * The error for a token that does not hold the lease. It is the same for a wrong token, an expired lease and a session
+ * that does not exist, so that it does not reveal which of these is the case.
  */
 export function notHeld(sessionId: string, cause?: unknown): FleetError {
   return new FleetError(

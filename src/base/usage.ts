@@ -109,7 +109,10 @@ export const NO_USAGE: UsageCounts = {
   ...UNREPORTED,
 };
 
-/** The counts that a line adds to the sums. Only the line `begun` counts the turn or the request, so that it counts once. */
+/**
+ * The counts that a line adds to the sums. Only the line `begun` counts the turn or the request, so that it counts
+ * once.
+ */
 export function countsOf(line: LedgerLine): UsageCounts {
   const { kind, outcome, inputTokens, outputTokens, cacheReadTokens, credits } = line;
   const one = outcome === "begun" ? 1 : 0;

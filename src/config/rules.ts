@@ -138,8 +138,8 @@ export const wait = (example?: string) => duration(measures.LONGEST_TIMER_MS, un
 export const leaseTtl = () =>
   duration(measures.LONGEST_TIMER_MS, measures.ALLOWED_LEASE_TTL, measures.SHORTEST_LEASE_MS);
 /**
- * How long a host lives without a heartbeat. With a shorter TTL, other hosts would mistake a short stall of the host for
- * its death.
+ * How long a host lives without a heartbeat. With a shorter TTL, other hosts would mistake a short stall of the host
+ * for its death.
  */
 export const hostTtl = () => duration(600_000, 'a duration with a unit (s, m), such as "15s", from 3s to 10m', 3_000);
 /** How far an issuer's clock may differ from this machine's clock. */

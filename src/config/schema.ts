@@ -5,9 +5,10 @@ import * as is from "./rules.js";
 import { secret } from "./secret.js";
 
 /*
- * Every key of the configuration, as in the public contract, with its type, its default and its description. The loader,
- * the messages, the JSON Schema and docs/configuration-keys.md all read this file. The output is resolved: durations are
- * in milliseconds, sizes are in bytes, and addresses and the store are objects. Resolved names contain the unit.
+ * Every key of the configuration, as in the public contract, with its type, its default and its description. The
+ * loader, the messages, the JSON Schema and docs/configuration-keys.md all read this file. The output is resolved:
+ * durations are in milliseconds, sizes are in bytes, and addresses and the store are objects. Resolved names contain
+ * the unit.
  */
 
 /** The description of a key, in one sentence of Markdown, and what else only people and the loader need. */

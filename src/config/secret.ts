@@ -27,7 +27,9 @@ function sourceOf(value: unknown, isOfUser: boolean): NamedSource | null {
   return isName ? { from: "env", name: text } : null;
 }
 
-/** A reference to a secret. @param isOfUser whether `{user}` in it stands for the id of the user who needs the secret */
+/**
+ * A reference to a secret. @param isOfUser whether `{user}` in it stands for the id of the user who needs the secret
+ */
 export const secret = (example: SecretReference, isOfUser = false) => {
   const shown = JSON.stringify(example).replace(":", ": ");
   const allowed = `{"env": "NAME"}, {"file": "PATH"} or {"command": "…"}, such as ${shown}`;
@@ -197,8 +199,8 @@ const SHOWN_CHARACTERS = 300;
 
 /**
  * Runs a command in a shell and returns the first line that it prints, or all lines of a text. The command gets no
- * standard input, and finds the user's id in `COPILOTFLEET_USER`. At the deadline, and when the signal aborts, its whole
- * process group is killed.
+ * standard input, and finds the user's id in `COPILOTFLEET_USER`. At the deadline, and when the signal aborts, its
+ * whole process group is killed.
  */
 export async function runSecretCommand(
   command: string,

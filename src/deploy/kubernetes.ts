@@ -39,7 +39,9 @@ export interface KubernetesOptions extends DeployOptions {
 /** The allowed keys of a Secret: https://kubernetes.io/docs/concepts/configuration/secret/#restriction-names-data */
 const SECRET_KEY = /^[-._A-Za-z0-9]{1,200}$/;
 
-/** Renders the fleet as Kubernetes objects. The tests validate each object against the schemas of the Kubernetes API. */
+/**
+ * Renders the fleet as Kubernetes objects. The tests validate each object against the schemas of the Kubernetes API.
+ */
 export function renderKubernetes(loaded: Loaded, options: KubernetesOptions) {
   const { config } = loaded;
   const { name, namespace, "ingress-host": ingressHost, "redis-secret": redisSecret } = options;
@@ -157,7 +159,9 @@ function egressOf(config: Config, { hasRedis, redis }: ReturnType<typeof describ
   return rules;
 }
 
-/** The peer for a host: its address, or all pods of the namespace of a Service. Null for a name outside of the cluster. */
+/**
+ * The peer for a host: its address, or all pods of the namespace of a Service. Null for a name outside of the cluster.
+ */
 function peerOf(host: string | null): object | null {
   if (host === null) return null;
   if (isIP(host) !== 0) return { network: `${host}/${isIP(host) === 6 ? 128 : 32}` };

@@ -74,7 +74,9 @@ function streamOf(listen: Config["serve"]["listen"]): string | null {
   return `${isIP(host) === 6 ? `[${host}]` : host}:${listen.port}`;
 }
 
-/** The name of a secret's file in the folder with the service's credentials. systemd appends "_" and a name to "users". */
+/**
+ * The name of a secret's file in the folder with the service's credentials. systemd appends "_" and a name to "users".
+ */
 function credentialOf({ name, perUser }: SecretFile): string {
   return perUser ? `users_${name}` : name;
 }

@@ -28,8 +28,8 @@ export interface DoorOptions extends DoorListeners {
   /**
    * An address, or the number of an inherited descriptor that already listens. Port 0 means any free port. The process
    * that passes the descriptor (systemd, or a parent) can pass it to the next front door too. Then no connection is
-   * refused while that door replaces this one. There is no other way: Node.js 20 has no `SO_REUSEPORT`, and cannot hand a socket
-   * to a process that is not its child.
+   * refused while that door replaces this one. There is no other way: Node.js 20 has no `SO_REUSEPORT`, and cannot hand
+   * a socket to a process that is not its child.
    */
   listen: Address | InheritedListener;
   /** If this signal aborts before the door listens, for example during a DNS lookup, `openFrontDoor` rejects. */
@@ -37,18 +37,20 @@ export interface DoorOptions extends DoorListeners {
 }
 
 export interface DoorDrain {
-  /** How long turns may take to end: a text such as `30s`, or milliseconds. Default: 0, which cuts all turns at once. */
+  /**
+   * How long turns may take to end: a text such as `30s`, or milliseconds. Default: 0, which cuts all turns at once.
+   */
   timeout?: Duration;
 }
 
 /**
- * Opens the front door: one address to which any Copilot SDK can connect with a user's token, as if it were that user's own
- * server.
+ * Opens the front door: one address to which any Copilot SDK can connect with a user's token, as if it were that user's
+ * own server.
  *
- * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address; `FLEET_ADDRESS_UNUSABLE` when this
- * host does not have the address or this process may not use the port; `FLEET_CONFIG_INVALID` when the files of `serve.tls`
- * cannot be used, or when other machines can reach the address and there is no TLS; the reason of `signal` when that
- * aborts.
+ * @throws FleetError `FLEET_ADDRESS_TAKEN` when somebody already listens on the address; `FLEET_ADDRESS_UNUSABLE` when
+ * this host does not have the address or this process may not use the port; `FLEET_CONFIG_INVALID` when the files of
+ * `serve.tls` cannot be used, or when other machines can reach the address and there is no TLS; the reason of `signal`
+ * when that aborts.
  */
 export async function openFrontDoor(
   context: DoorContext,
@@ -135,8 +137,8 @@ export class FrontDoor implements AsyncDisposable {
   }
 
   /**
-   * Takes no new clients or turns, refuses the prompts that wait, lets running turns end, waits until the clients have the
-   * answers to their requests, and disconnects the clients.
+   * Takes no new clients or turns, refuses the prompts that wait, lets running turns end, waits until the clients have
+   * the answers to their requests, and disconnects the clients.
    * Sessions and servers stay, with one exception: if a client answers a server's model requests (`requestHandler`),
    * that server ends, because without the client no turn there can end.
    *
@@ -284,7 +286,8 @@ const UNLOADS_POLL_MS = 2_000;
 export class Revival {
   readonly #state: DoorState;
   /**
-   * True from the moment when the door disconnects from the servers of this host until this host may have sessions again.
+   * True from the moment when the door disconnects from the servers of this host until this host may have sessions
+   * again.
    */
   #hasLeft = false;
 
@@ -327,8 +330,8 @@ export class Revival {
     while (!closed.aborted) {
       await lostServers.some();
       await this.#pause(SERVERS_POLL_MS);
-      // While other hosts may count this host as gone, leave the sessions to `#awaitTerm`. If the registry cannot be read
-      // now, the next round tries again.
+      // While other hosts may count this host as gone, leave the sessions to `#awaitTerm`. If the registry cannot be
+      // read now, the next round tries again.
       const servers = this.#hasLeft ? null : await read().catch(() => null);
       for (const { peer, clients } of lostServers.back(servers)) for (const client of clients) client.reopen(peer.id);
     }

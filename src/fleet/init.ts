@@ -351,7 +351,9 @@ function exists({ path, kind }: InitTarget): FleetError {
   });
 }
 
-/** The address of the JSON Schema, for editors: in the project if copilotfleet is installed there, or else on the web. */
+/**
+ * The address of the JSON Schema, for editors: in the project if copilotfleet is installed there, or else on the web.
+ */
 export function schemaAddress(folder: string, version: string): string {
   const installed = "node_modules/copilotfleet/schemas/config.json";
   if (existsSync(join(folder, installed))) return `./${installed}`;

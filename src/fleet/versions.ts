@@ -93,8 +93,8 @@ async function versionOfServe(options: VersionsOptions): Promise<string | null> 
 const NO_APP = { appId: null, installationId: null, privateKey: null };
 
 /**
- * Starts the runtime and asks for its version and its protocol, because a file that exists may still not run. When the signal
- * aborts, ends the runtime first, and then fails.
+ * Starts the runtime and asks for its version and its protocol, because a file that exists may still not run. When the
+ * signal aborts, ends the runtime first, and then fails.
  */
 export async function askRuntime(
   path: string,
@@ -113,7 +113,9 @@ export async function askRuntime(
   });
 }
 
-/** Runs `use` with a fleet whose state is in a temporary folder. Afterwards, stops its servers and deletes the folder. */
+/**
+ * Runs `use` with a fleet whose state is in a temporary folder. Afterwards, stops its servers and deletes the folder.
+ */
 export async function withTrialFleet<T>(
   { env, config }: { env: NodeJS.ProcessEnv; config: PartialConfig },
   use: (fleet: Fleet, options: FleetOptions) => Promise<T>,

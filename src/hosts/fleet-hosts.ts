@@ -105,8 +105,8 @@ export class FleetHosts {
   }
 
   /**
-   * Finds the recorded server of a user. If several hosts have a server of the user, prefers the host on which the user is
-   * placed.
+   * Finds the recorded server of a user. If several hosts have a server of the user, prefers the host on which the user
+   * is placed.
    *
    * @throws FleetError as {@link find}.
    */
@@ -298,9 +298,9 @@ export async function onEachHost<T>(
 }
 
 /**
- * One host of the fleet, with the operations on its own servers and sessions. `LocalHost` performs them, and `RemoteHost`
- * asks another host to perform them. `Calls` lists the operations: one for each row of the table in `rpc-table.ts`. Their
- * parameters contain full server ids.
+ * One host of the fleet, with the operations on its own servers and sessions. `LocalHost` performs them, and
+ * `RemoteHost` asks another host to perform them. `Calls` lists the operations: one for each row of the table in
+ * `rpc-table.ts`. Their parameters contain full server ids.
  */
 export interface Host extends Calls {
   /** Null if the fleet is on one host. */

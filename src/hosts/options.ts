@@ -129,7 +129,9 @@ export interface SendOptions {
   waitMs?: number;
   /** A lease that the caller holds on the session. The fleet checks it right before it sends the prompt. */
   lease?: TurnLease;
-  /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
+  /**
+   * Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes.
+   */
   onWait?: (wait: LeaseWait) => void;
   /** Called with each piece of the reply as it arrives. Iterating over the reply yields the same pieces. */
   onDelta?: (text: string) => void;
@@ -231,9 +233,14 @@ export interface RollingRequest extends Omit<StopRequest, "force"> {
 export interface SuperviseOptions {
   /** Called with each log entry of the supervisor. */
   log: ServeLog;
-  /** The address of the front door, as in {@link OpenDoorOptions}. Without this and `serve.listen`, no front door opens. */
+  /**
+   * The address of the front door, as in {@link OpenDoorOptions}. Without this and `serve.listen`, no front door opens.
+   */
   listen?: string | Address | InheritedListener;
-  /** The address of the HTTP API, as in {@link OpenHttpDoorOptions}. Without this and `serve.http`, there is no HTTP API. */
+  /**
+   * The address of the HTTP API, as in {@link OpenHttpDoorOptions}. Without this and `serve.http`, there is no HTTP
+   * API.
+   */
   http?: string | Address | InheritedListener;
   /** Cancels the start. */
   signal?: AbortSignal;
@@ -241,8 +248,8 @@ export interface SuperviseOptions {
 
 export interface OpenHttpDoorOptions extends DoorListeners {
   /**
-   * An address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor. Default: `serve.http` of the
-   * configuration; if that is null, any free port of 127.0.0.1.
+   * An address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor. Default: `serve.http` of
+   * the configuration; if that is null, any free port of 127.0.0.1.
    */
   listen?: string | Address | InheritedListener;
   /** Answers `/healthz`, `/readyz` and `/metrics` in place of the door itself. */

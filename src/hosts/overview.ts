@@ -41,7 +41,8 @@ export interface HostView {
 }
 
 /**
- * A server with its activity at this moment. `turns` and `latencyMs` are null if the server does not run or does not answer.
+ * A server with its activity at this moment. `turns` and `latencyMs` are null if the server does not run or does not
+ * answer.
  */
 export interface BusyServer extends ServerView {
   /** The number of its sessions that are in a turn. */
@@ -54,8 +55,8 @@ export interface BusyServer extends ServerView {
 export interface UserView {
   user: string;
   /**
-   * The state of the user's own server; null if the user has none. If the user has servers on several hosts, prefers the
-   * state of one that runs.
+   * The state of the user's own server; null if the user has none. If the user has servers on several hosts, prefers
+   * the state of one that runs.
    */
   state: ServerView["state"] | null;
   sessions: number;
@@ -214,8 +215,8 @@ export interface SessionDescription {
   kind: "session";
   session: SessionView;
   /**
-   * The model of the session's next turn: the session's own model, or else `session.model` of the configuration. `echo` if
-   * the echo model answers, which ignores both.
+   * The model of the session's next turn: the session's own model, or else `session.model` of the configuration. `echo`
+   * if the echo model answers, which ignores both.
    */
   effectiveModel: string | null;
   /** The number of turns that went through the fleet; null if the fleet has no record of the session. */

@@ -88,8 +88,8 @@ function sum(parts: readonly Purged[]): Purged {
 
 /**
  * Returns the parts that hosts have not erased, with the reasons. Deletes the records of the user's sessions on hosts
- * that are gone, except of those that another host takes over. A host that comes back erases their files by the record of
- * the purge.
+ * that are gone, except of those that another host takes over. A host that comes back erases their files by the record
+ * of the purge.
  */
 async function away(
   context: Context,

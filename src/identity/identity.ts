@@ -2,8 +2,8 @@ import { FleetError, quote } from "../base/errors.js";
 import { relationOf, type SessionRecord } from "../base/session.js";
 
 /**
- * The actions that a client may take. `use` and `admin` include `read`; only `admin` allows actions on other users. `issue`
- * makes tokens for all users, so its holder can become any of them.
+ * The actions that a client may take. `use` and `admin` include `read`; only `admin` allows actions on other users.
+ * `issue` makes tokens for all users, so its holder can become any of them.
  */
 export const SCOPES = ["use", "read", "admin", "issue"] as const;
 export type Scope = (typeof SCOPES)[number];

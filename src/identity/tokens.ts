@@ -181,8 +181,8 @@ export interface RotatedToken extends IssuedToken {
 }
 
 /**
- * Issues a new token with the user, the scopes, the session, the label and the lifetime of the old token `id`. Makes the old token
- * expire after `overlapMs` (milliseconds), unless it expires earlier anyway.
+ * Issues a new token with the user, the scopes, the session, the label and the lifetime of the old token `id`. Makes
+ * the old token expire after `overlapMs` (milliseconds), unless it expires earlier anyway.
  *
  * @throws FleetError `FLEET_NAME_NOT_FOUND` when no token of a user has this id, or when the token has expired.
  */
@@ -232,8 +232,8 @@ export async function noSuchTokens(
 }
 
 /**
- * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds. Ignores
- * ids of tokens that do not exist.
+ * Revokes tokens by their ids, or all tokens of a user. Connections that were made with them end within seconds.
+ * Ignores ids of tokens that do not exist.
  *
  * @param tellHosts makes each host remember the revocations in its {@link Store.tokens}, before the records are deleted
  */

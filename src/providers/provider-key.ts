@@ -76,8 +76,8 @@ export class CachedSecret {
 }
 
 /**
- * The key of the model service. If a command fails, the key that it printed last stays in use, because the failure may be
- * short. Throws `FLEET_MODEL_UNCONFIGURED` when the key cannot be read. No message contains the key.
+ * The key of the model service. If a command fails, the key that it printed last stays in use, because the failure may
+ * be short. Throws `FLEET_MODEL_UNCONFIGURED` when the key cannot be read. No message contains the key.
  */
 export class ProviderKey extends CachedSecret {
   constructor(source: NamedSource, env: Environment) {

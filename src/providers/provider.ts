@@ -148,8 +148,8 @@ export class ModelProvider implements AsyncDisposable {
   }
 
   /**
-   * Makes later model requests of the session count for this consumer. Call it after {@link keep}. Dispose the result when
-   * the turn is over. From then on, the gateway refuses the session's requests, until the next turn.
+   * Makes later model requests of the session count for this consumer. Call it after {@link keep}. Dispose the result
+   * when the turn is over. From then on, the gateway refuses the session's requests, until the next turn.
    *
    * @param isTurn whether a turn begins. If not, a consumer that the session already has stays.
    */
@@ -176,8 +176,8 @@ export class ModelProvider implements AsyncDisposable {
   }
 
   /**
-   * Makes the gateway pass on the session's requests outside of turns, too, while this process uses the session. Call it
-   * when a client asks for work outside of a turn, or when a turn leaves tasks in the background.
+   * Makes the gateway pass on the session's requests outside of turns, too, while this process uses the session. Call
+   * it when a client asks for work outside of a turn, or when a turn leaves tasks in the background.
    */
   expectRequests(sessionId: string): void {
     const consumer = this.#consumers.get(sessionId);
@@ -203,7 +203,9 @@ export class ModelProvider implements AsyncDisposable {
     return (this.#consumers.get(sessionId)?.passed ?? 0) > 0;
   }
 
-  /** Why the last model request of the session's turn has no answer. Null if it has one, or if none passed the gateway. */
+  /**
+   * Why the last model request of the session's turn has no answer. Null if it has one, or if none passed the gateway.
+   */
   troubleOf(sessionId: string): string | null {
     return this.#consumers.get(sessionId)?.trouble ?? null;
   }

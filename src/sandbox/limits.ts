@@ -71,8 +71,8 @@ export function launcherOptions({ report, rlimits }: ChosenLimits): string[] {
 }
 
 /**
- * The option with which our launcher marks all processes of a launch. Since Linux 2.4.25, the kernel ignores the limit on file
- * locks, number 10, but all descendants inherit it. The launcher's filter keeps them from changing it.
+ * The option with which our launcher marks all processes of a launch. Since Linux 2.4.25, the kernel ignores the limit
+ * on file locks, number 10, but all descendants inherit it. The launcher's filter keeps them from changing it.
  */
 export function markOption(mark: number): string[] {
   return ["--limit", `10=${mark}`];

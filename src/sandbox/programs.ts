@@ -28,8 +28,8 @@ const OF_MANY = ["/opt", "/run", "/var"];
  * The path of a program that makes a sandbox; null if it is not found. Looks only in folders of PATH that belong to the
  * machine, because an agent may have put a program into another folder, such as a project's `node_modules/.bin`.
  *
- * @throws FLEET_SANDBOX_UNUSABLE if the program belongs to this account, which may not run it, because an agent may have
- * caused that to get a weaker sandbox
+ * @throws FLEET_SANDBOX_UNUSABLE if the program belongs to this account, which may not run it, because an agent may
+ * have caused that to get a weaker sandbox
  */
 export function machineProgram(name: string): string | null {
   const named = (process.env.PATH ?? "/usr/bin:/bin").split(delimiter).filter(isAbsolute).map(realPath);

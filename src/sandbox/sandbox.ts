@@ -361,8 +361,8 @@ function isFile(path: string): boolean {
 
 /**
  * The paths with secrets: the fleet's state and configuration, the shared storage, the folder with the users' token
- * files, the files with keys, and the files that contain the values of configuration keys (`COPILOTFLEET_STORE_FILE` and
- * so on).
+ * files, the files with keys, and the files that contain the values of configuration keys (`COPILOTFLEET_STORE_FILE`
+ * and so on).
  */
 function hiddenFolders({ stateRoot, config, env }: Secrets): string[] {
   const { auth, provider, storage, storeOptions, serve, host } = config;

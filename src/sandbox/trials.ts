@@ -55,7 +55,9 @@ export class Trials<Key, Result> {
 /** The sandbox of the last start on this host. */
 interface Remembered {
   mode: SandboxMode;
-  /** Reports list the missing protections instead. Stored as what it gives, because a later version may add protections. */
+  /**
+   * Reports list the missing protections instead. Stored as what it gives, because a later version may add protections.
+   */
   gives: readonly Protection[];
 }
 
@@ -65,8 +67,8 @@ export const ACCEPT_WEAKER: Suggestion = "copilotfleet doctor --accept-weaker-sa
 type Found = Pick<SandboxReport, "mode" | "not">;
 
 /**
- * Refuses a sandbox that is weaker than the one of the last start, unless the operator asks for it by naming the mode "none",
- * another mode than that start had, or a network.
+ * Refuses a sandbox that is weaker than the one of the last start, unless the operator asks for it by naming the mode
+ * "none", another mode than that start had, or a network.
  *
  * @param found the sandbox that works now
  * @param now.reasons why stronger ones do not work
@@ -98,8 +100,8 @@ export function refuseWeaker(
 }
 
 /**
- * Remembers the sandbox of a start that {@link refuseWeaker} allowed. If it is weaker than the one before, records an event
- * first. A damaged note counts as missing, because `refuseWeaker` allows that only for the mode "none".
+ * Remembers the sandbox of a start that {@link refuseWeaker} allowed. If it is weaker than the one before, records an
+ * event first. A damaged note counts as missing, because `refuseWeaker` allows that only for the mode "none".
  */
 export async function remember(stateRoot: string, found: Found, events: EventLog): Promise<void> {
   const noted = recall(stateRoot);

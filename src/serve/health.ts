@@ -167,12 +167,16 @@ export function isUp({ state }: ServerRecord): boolean {
 const PINGS_PER_CONNECTION = 12;
 /** If a probe ends more than this many milliseconds after its deadline, this process was suspended for a while. */
 const LATE_MS = 500;
-/** The longest wait after a failed probe, in milliseconds. It is short, because we probe a server in trouble more often. */
+/**
+ * The longest wait after a failed probe, in milliseconds. It is short, because we probe a server in trouble more often.
+ */
 const RETRY_MS = 1_000;
 /** After a server has closed our connection, we check its process again after each of these times, in milliseconds. */
 const STILL_ENDING_MS = [20, 60, 200];
 
-/** Watches one launch of one server until {@link close}: records whether the server answers, and ends it if it hangs. */
+/**
+ * Watches one launch of one server until {@link close}: records whether the server answers, and ends it if it hangs.
+ */
 export class ServerMonitor {
   readonly server: ServerRecord;
   readonly #context: ServeContext;
@@ -351,7 +355,10 @@ interface Starts {
   due?: number | undefined;
   /** Why the server ended, if we are about to restart it. The metrics show it. */
   reason?: RestartReason | undefined;
-  /** How many starts in a row failed. The server's record does not count a start that failed before anything was recorded. */
+  /**
+   * How many starts in a row failed. The server's record does not count a start that failed before anything was
+   * recorded.
+   */
   refused?: number;
   /**
    * How many starts in a row failed because of a limit of this machine. Such starts are not a reason to give up on a
@@ -448,7 +455,10 @@ export class Restarts {
   }
 }
 
-/** The wait before the second restart in a row, in milliseconds. It is shorter if servers are probed more often than usual. */
+/**
+ * The wait before the second restart in a row, in milliseconds. It is shorter if servers are probed more often than
+ * usual.
+ */
 const FIRST_MS = 1_000;
 /** The longest wait between two starts of a server that keeps ending, in milliseconds. */
 const LONGEST_MS = 60_000;

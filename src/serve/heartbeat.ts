@@ -70,7 +70,8 @@ export class Heartbeat {
   /**
    * Registers this host. Other hosts send users here only after {@link announce}.
    *
-   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another host is alive under this name; the errors of {@link refuseUnlike}.
+   * @throws FleetError `FLEET_SUPERVISOR_RUNNING` when another host is alive under this name; the errors of
+   * {@link refuseUnlike}.
    */
   static async enter(context: HeartbeatContext, hosts: HostTable, terms: Terms): Promise<Heartbeat> {
     const { stateRoot } = context;
@@ -226,7 +227,10 @@ function refuseMixed(others: readonly HostRecord[], shared: string | null): void
   });
 }
 
-/** Moves this host's sessions to the shared storage, if there is one. Call this before other hosts count this host as alive. */
+/**
+ * Moves this host's sessions to the shared storage, if there is one. Call this before other hosts count this host as
+ * alive.
+ */
 export async function placeSessions({ store, config }: Pick<ServeContext, "store" | "config">): Promise<void> {
   const { shared } = config.storage;
   if (store.hosts === null) return;

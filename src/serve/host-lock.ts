@@ -136,8 +136,8 @@ export function forgetServing(stateRoot: string): void {
 }
 
 /**
- * Refuses settings that differ from those of the `serve` that runs on this state folder. With another store, this process
- * would not see the servers of that `serve`, and would start other servers with the same homes.
+ * Refuses settings that differ from those of the `serve` that runs on this state folder. With another store, this
+ * process would not see the servers of that `serve`, and would start other servers with the same homes.
  */
 export function refuseOtherSettings(config: Config, stateRoot: string): void {
   const note = readNote(stateRoot);

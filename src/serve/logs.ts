@@ -25,7 +25,9 @@ import { unwritable } from "../runtime/files/server-folder.js";
 import { isLaunchLine, lineOfFleet, readableLine, readLogKey, timeOfLine } from "../runtime/files/server-log.js";
 
 const PIECE_BYTES = 1024 * 1024;
-/** Only so many bytes from the end of a log are kept. A server writes less between two rotations, but its agent may not. */
+/**
+ * Only so many bytes from the end of a log are kept. A server writes less between two rotations, but its agent may not.
+ */
 const MOST_ROTATED_BYTES = 1024 ** 3;
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_TRUNC, O_WRONLY } = constants;
 

@@ -25,7 +25,9 @@ import { rotateLog } from "./logs.js";
 import type { ServerProcesses } from "./report/measurements.js";
 import type { RecycleReason } from "./report/metrics.js";
 
-/** The size at which a server's log is rotated, and the number of rotated logs to keep in addition to the current one. */
+/**
+ * The size at which a server's log is rotated, and the number of rotated logs to keep in addition to the current one.
+ */
 const LOG_BYTES = 10 * 1024 * 1024;
 const LOG_FILES = 3;
 
@@ -195,8 +197,8 @@ export class Upkeep {
   }
 
   /**
-   * Stops users' own servers that have had no session in memory and no use for `pool.idleTimeout`, and have no client at
-   * the end of that time. When a user comes back, the fleet starts the server again.
+   * Stops users' own servers that have had no session in memory and no use for `pool.idleTimeout`, and have no client
+   * at the end of that time. When a user comes back, the fleet starts the server again.
    *
    * @param ownPorts the local ports of the supervisor's own connections, which are not clients
    */
@@ -288,8 +290,8 @@ export class Upkeep {
   }
 
   /**
-   * Replaces servers that are too big or too old, because the runtime never gives memory back. It replaces one server at
-   * a time, in a moment without turns if such a moment comes soon enough. It never cuts a turn.
+   * Replaces servers that are too big or too old, because the runtime never gives memory back. It replaces one server
+   * at a time, in a moment without turns if such a moment comes soon enough. It never cuts a turn.
    */
   recycle(servers: readonly ServerRecord[]): void {
     const now = this.#context.clock.now();
@@ -351,12 +353,12 @@ export class Upkeep {
 
   /**
    * Ends the processes that unloaded sessions left running. The runtime (1.0.85) ends the MCP servers of a session that
-   * it unloads, but not the commands that run in the background. The full CLI (1.0.102) leaves those in process sessions
-   * of their own.
+   * it unloads, but not the commands that run in the background. The full CLI (1.0.102) leaves those in process
+   * sessions of their own.
    *
-   * A process belongs to the session that `COPILOT_AGENT_SESSION_ID` names in its environment or in that of an ancestor.
-   * The environment of commands from `session.shell.exec` names none. They end once the server has had no loaded session
-   * for as long.
+   * A process belongs to the session that `COPILOT_AGENT_SESSION_ID` names in its environment or in that of an
+   * ancestor. The environment of commands from `session.shell.exec` names none. They end once the server has had no
+   * loaded session for as long.
    */
   endLeftovers(servers: readonly ServerRecord[]): void {
     const { config, clock } = this.#context;

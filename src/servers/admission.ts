@@ -28,8 +28,8 @@ export interface PoolState {
   /** Why the pool is closed. Null while it is open. */
   reason: string | null;
   /**
-   * When `drain` closed the pool (ISO 8601, UTC); `drain --undo` opens it again. Null if the pool is open, or if `serve`
-   * closed it.
+   * When `drain` closed the pool (ISO 8601, UTC); `drain --undo` opens it again. Null if the pool is open, or if
+   * `serve` closed it.
    */
   drainedAt: string | null;
 }
@@ -89,7 +89,9 @@ export async function openPool(store: Store): Promise<void> {
  */
 export const STARTS_AT_ONCE = Math.max(4, availableParallelism() * 4);
 
-/** Runs `work` on every item, at most `limit` at once. Throws the first failure, but only after all calls have ended. */
+/**
+ * Runs `work` on every item, at most `limit` at once. Throws the first failure, but only after all calls have ended.
+ */
 export async function mapConcurrently<Item, Result>(
   items: readonly Item[],
   limit: number,

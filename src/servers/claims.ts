@@ -25,7 +25,9 @@ export type StartDecision =
    * The caller starts the server. Before that, it ends all processes that are left of the earlier launch `leftover`.
    */
   | { kind: "start"; server: ServerRecord; leftover: Leftover }
-  /** The command that was starting the server died. The caller adopts the server's process, or ends what is left of it. */
+  /**
+   * The command that was starting the server died. The caller adopts the server's process, or ends what is left of it.
+   */
   | { kind: "adopt"; server: ServerRecord };
 
 /** The remains of an earlier launch, and whether a stop of that launch was interrupted. */
@@ -97,8 +99,8 @@ type StopDecision =
   | { kind: "stop"; server: ServerRecord; from: ServerState };
 
 /**
- * Claims a server for a stop, unless the stop is unnecessary or another command has a claim. The port stays reserved until
- * the process is gone.
+ * Claims a server for a stop, unless the stop is unnecessary or another command has a claim. The port stays reserved
+ * until the process is gone.
  *
  * @param options.stays whether the server should still run, because it will be started again
  */
@@ -198,7 +200,10 @@ export function recordReady(server: ServerRecord, running: { process: ProcessIde
   delete server.ending;
 }
 
-/** After a server has run for this long, or for this many health intervals if that is shorter, earlier crashes no longer count. */
+/**
+ * After a server has run for this long, or for this many health intervals if that is shorter, earlier crashes no longer
+ * count.
+ */
 const STABLE_MS = 60_000;
 const STABLE_INTERVALS = 12;
 

@@ -60,7 +60,8 @@ export class HostDirectory {
   }
 
   /**
-   * The name of this host, and with shared storage its current term, as the records of its sessions have them. Undefined in a fleet on one host.
+   * The name of this host, and with shared storage its current term, as the records of its sessions have them.
+   * Undefined in a fleet on one host.
    *
    * @throws FleetError `FLEET_HOST_AWAY` when hosts share storage and this host does not serve.
    */

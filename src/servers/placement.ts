@@ -120,7 +120,9 @@ export function nextSharedServer(registry: Registry): string {
   }
 }
 
-/** The id of the first server with the fewest sessions in memory. A server that does not run has no sessions in memory. */
+/**
+ * The id of the first server with the fewest sessions in memory. A server that does not run has no sessions in memory.
+ */
 function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
   const loads = ids.map((id) => {
     const server = registry.servers[id];
@@ -130,8 +132,8 @@ function leastLoadedServer(registry: Registry, ids: readonly string[]): string {
 }
 
 /**
- * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). When one of n names is
- * added or removed, only about one user in n gets another name.
+ * The name with the highest score for this user (rendezvous hashing, Thaler and Ravishankar 1998). When one of n names
+ * is added or removed, only about one user in n gets another name.
  */
 export function rendezvousChoice(user: string, names: readonly string[]): string {
   const scores = names.map((name) => ({ name, score: sha256(`${user}\0${name}`) }));

@@ -74,7 +74,8 @@ export class Pool {
   }
 
   /**
-   * The shared server for a user's next session, by the configured strategy (`pool.strategy`). Starts it if it does not run.
+   * The shared server for a user's next session, by the configured strategy (`pool.strategy`). Starts it if it does not
+   * run.
    */
   async sharedServerFor(user: string, options: SpawnOptions): Promise<StartResult> {
     return await this.#startShared(await this.placer.place(user), options);

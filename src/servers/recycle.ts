@@ -179,8 +179,9 @@ function promote(server: ServerRecord, process: NonNullable<ServerRecord["proces
 }
 
 /**
- * Finishes a replacement whose command died. If the old process is gone and the new process answers, the new process becomes
- * the server. Otherwise ends the new process. The caller holds the claim. @returns whether the new process is the server
+ * Finishes a replacement whose command died. If the old process is gone and the new process answers, the new process
+ * becomes the server. Otherwise ends the new process. The caller holds the claim. @returns whether the new process is
+ * the server
  */
 export async function finishReplacement(
   context: PoolContext,

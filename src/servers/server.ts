@@ -170,9 +170,9 @@ const moves = new Set<string>();
 const INSTANCE = randomUUID();
 
 /**
- * A claim of this process. It counts until it is disposed. If `serve` cannot record a failure, for example on a full disk,
- * its claim stays in the record. Because `serve` keeps running, this claim would block the server for ever. So each claim
- * names the move for which it was taken, and counts only during that move.
+ * A claim of this process. It counts until it is disposed. If `serve` cannot record a failure, for example on a full
+ * disk, its claim stays in the record. Because `serve` keeps running, this claim would block the server for ever. So
+ * each claim names the move for which it was taken, and counts only during that move.
  */
 export class HeldClaim implements Disposable {
   readonly claim: Claim;
@@ -192,7 +192,9 @@ export class HeldClaim implements Disposable {
   }
 }
 
-/** Whether a claim counts: its process is alive. If this module made the claim, its move must also still be in progress. */
+/**
+ * Whether a claim counts: its process is alive. If this module made the claim, its move must also still be in progress.
+ */
 export function isHeld(claim: Claim | null): claim is Claim {
   if (claim === null || !isAlive(claim)) return false;
   return claim.move?.startsWith(`${INSTANCE}:`) !== true || moves.has(claim.move);

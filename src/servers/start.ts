@@ -66,8 +66,8 @@ export interface SpawnOptions {
    */
   calledOff?: AbortSignal | undefined;
   /**
-   * Shares the start with the other callers in this process that pass this option. The start then ignores `signal`. It ends
-   * when the first caller's `sharedUntil` aborts, or after 30 s.
+   * Shares the start with the other callers in this process that pass this option. The start then ignores `signal`. It
+   * ends when the first caller's `sharedUntil` aborts, or after 30 s.
    */
   sharedUntil?: AbortSignal | undefined;
   signal: AbortSignal;
@@ -367,8 +367,8 @@ function noteTokenSource(home: string, source: TokenSource): void {
  */
 export function tokenSourceOf({ config, stateRoot }: PoolContext, server: Known): TokenSource | null {
   const { id, user, isolation, token } = server;
-  // On a shared server, each session brings its owner's GitHub token. The server itself has a token only if it was started
-  // with one.
+  // On a shared server, each session brings its owner's GitHub token. The server itself has a token only if it was
+  // started with one.
   const configured = isolation === "shared" ? null : tokenSourceFromConfig(config.auth, user);
   if (token === null || isDeepStrictEqual(token, configured)) return configured;
   if (token.from === "caller") return { from: "caller" };
@@ -386,8 +386,8 @@ const BUSY_POLL_MS = 20;
 const ADOPT_WAIT_MS = 5_000;
 
 /**
- * Adopts a server after the command that was starting it has died. If the server's process does not answer, ends all of its
- * processes, records the server as failed and resolves with null. The caller holds the claim.
+ * Adopts a server after the command that was starting it has died. If the server's process does not answer, ends all of
+ * its processes, records the server as failed and resolves with null. The caller holds the claim.
  */
 export async function adoptServer(
   store: Store,
@@ -437,8 +437,8 @@ export async function endLeftover(home: string, { launchId, process, sandbox, st
 }
 
 /**
- * The version that the process on this port reports. Null if the process does not answer, or if the file with the server's
- * connection token is gone.
+ * The version that the process on this port reports. Null if the process does not answer, or if the file with the
+ * server's connection token is gone.
  */
 export async function answerOf(
   { address, home }: ServerRecord,

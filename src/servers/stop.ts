@@ -266,7 +266,9 @@ export async function sessionsInTurn(server: ServerRecord, answerMs: number): Pr
   return (await asked.sessionsInTurn(answerMs)) ?? loadedSessions(server);
 }
 
-/** Asks a server questions over one connection. Each method resolves with null if the server does not answer in time. */
+/**
+ * Asks a server questions over one connection. Each method resolves with null if the server does not answer in time.
+ */
 class AskedServer implements AsyncDisposable {
   readonly #server: ServerRecord;
   #connection: RawConnection | null = null;
@@ -343,8 +345,8 @@ async function isBusy(connection: RawConnection, sessionId: string, signal: Abor
 }
 
 /**
- * Unloads sessions from a running server's memory at once, because they now belong to another host. Unloads them even if
- * they are in use or have unsaved changes.
+ * Unloads sessions from a running server's memory at once, because they now belong to another host. Unloads them even
+ * if they are in use or have unsaved changes.
  */
 export async function unloadAtOnce(server: ServerRecord, ids: readonly string[], answerMs: number): Promise<void> {
   if (ids.length === 0) return;

@@ -209,8 +209,8 @@ export async function checkArchive(path: string): Promise<Manifest> {
 }
 
 /**
- * Creates a session on this host from an archive. Checks the whole archive before it writes anything, and checks it again while
- * it unpacks.
+ * Creates a session on this host from an archive. Checks the whole archive before it writes anything, and checks it
+ * again while it unpacks.
  *
  * @throws FleetError `FLEET_USAGE_INVALID`, `FLEET_SESSION_EXISTS`; `FLEET_EVENTS_UNWRITABLE`; the errors of
  * `Sessions.recordNew`.

@@ -17,8 +17,8 @@ import { recordFor } from "./view.js";
  * might otherwise write into a half-removed folder. Succeeds if there is no state.
  *
  * @param answerMs how long the server may take, in milliseconds
- * @throws FleetError `FLEET_SESSION_BUSY` while the session is in a turn; `FLEET_STATE_UNWRITABLE` when the disk refuses
- * the removal.
+ * @throws FleetError `FLEET_SESSION_BUSY` while the session is in a turn; `FLEET_STATE_UNWRITABLE` when the disk
+ * refuses the removal.
  */
 export async function deleteSessionState(server: ServerRecord, id: string, answerMs: number): Promise<void> {
   const folder = readSessionFolder(server.home, id);

@@ -28,8 +28,8 @@ export interface HistoryRequest {
 }
 
 /**
- * Reads a part of a session's history on this host, up to a megabyte. Starts no server. Like `resume`, takes the session
- * over if this host should have it.
+ * Reads a part of a session's history on this host, up to a megabyte. Starts no server. Like `resume`, takes the
+ * session over if this host should have it.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_LOST`, `FLEET_SESSION_MOVED`, `FLEET_STORAGE_UNUSABLE`.
  */
@@ -80,7 +80,9 @@ export async function historyStates(
   return (await historyFolders(context, sessions)).map((folder) => (folder === null ? "" : historyState(folder)));
 }
 
-/** Opens the history. Returns a descriptor; null if there is no history, because the session had no turn or was deleted. */
+/**
+ * Opens the history. Returns a descriptor; null if there is no history, because the session had no turn or was deleted.
+ */
 async function open({ store, directory }: SessionsContext, record: SessionRecord): Promise<number | null> {
   const { id, serverId } = record;
   const server = (await store.registry.read()).servers[serverId];

@@ -111,7 +111,8 @@ class TurnQueue {
 }
 
 /**
- * How often a holder checks whether another process has taken the lease from it, in milliseconds. Each check costs one read.
+ * How often a holder checks whether another process has taken the lease from it, in milliseconds. Each check costs one
+ * read.
  */
 const LOOK_MS = 1_000;
 
@@ -127,7 +128,8 @@ interface Holding {
 }
 
 /**
- * A lease that this process holds. Until its release, it is checked each second and renewed after each third of its TTL.
+ * A lease that this process holds. Until its release, it is checked each second and renewed after each third of its
+ * TTL.
  *
  * It is lost if another process takes it over by force. It also ends if this process is suspended, its event loop is
  * blocked or the store is unreachable for too long. In all these cases, `signal` aborts, and every later {@link check}
@@ -183,8 +185,8 @@ export class HeldLease implements TurnLease {
   }
 
   /**
-   * Gives the lease back. If the lease was adopted, only ends the renewals, because the process that took the lease releases
-   * it.
+   * Gives the lease back. If the lease was adopted, only ends the renewals, because the process that took the lease
+   * releases it.
    */
   async release(): Promise<void> {
     if (this.#adopted) {
@@ -332,8 +334,8 @@ export interface AcquireOptions {
   /** Do not renew the lease. It lasts until somebody releases it with its token, or until its end. */
   detached?: true;
   /**
-   * Fail at once if the same holder has a detached lease that outlasts `waitMs`, because only the holder could release that
-   * lease.
+   * Fail at once if the same holder has a detached lease that outlasts `waitMs`, because only the holder could release
+   * that lease.
    */
   refuseOwn?: boolean;
   onWait?: (wait: LeaseWait) => void;
@@ -430,8 +432,8 @@ export class Leases {
   }
 
   /**
-   * Adopts the lease under which this process runs (`copilotfleet lock SESSION -- COMMAND`), because the process must not
-   * wait for that lease. If it does not run under a lease on this session, acquires one.
+   * Adopts the lease under which this process runs (`copilotfleet lock SESSION -- COMMAND`), because the process must
+   * not wait for that lease. If it does not run under a lease on this session, acquires one.
    */
   async enter(options: AcquireOptions, env: NodeJS.ProcessEnv): Promise<HeldLease> {
     return (await this.outer(options.sessionId, options.holder, env)) ?? (await this.acquire(options));
@@ -476,8 +478,8 @@ export class Leases {
   }
 
   /**
-   * Gives up the place in the queue. Also releases the lease, because the store may have granted it to this caller after
-   * all.
+   * Gives up the place in the queue. Also releases the lease, because the store may have granted it to this caller
+   * after all.
    */
   async #withdraw(sessionId: string, token: string): Promise<void> {
     const ended = [this.#store.leases.leave(sessionId, token), this.#store.leases.release(sessionId, token)];
@@ -545,7 +547,9 @@ function seconds(ms: number): string {
 export interface LockOptions {
   /** The user who will hold the lease: the owner of the session, or a member. */
   user: string;
-  /** How long the lease outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl`. */
+  /**
+   * How long the lease outlives a holder that died: 1s to 24d, such as `300s`, or in milliseconds. Default: `lock.ttl`.
+   */
   ttl?: Duration;
   /**
    * How long to wait for other holders and waiters, such as `30s`, or in milliseconds. `0` tries once. Default: `30s`.
@@ -554,17 +558,21 @@ export interface LockOptions {
   /** Take the lease at once, even if somebody else holds it. The reason must not be empty. Everybody can see it. */
   steal?: { reason: string };
   /**
-   * Take the lease for another process, which gets its token. The lease is not renewed. It lasts for `ttl` unless somebody
-   * releases it.
+   * Take the lease for another process, which gets its token. The lease is not renewed. It lasts for `ttl` unless
+   * somebody releases it.
    */
   detached?: true;
-  /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
+  /**
+   * Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes.
+   */
   onWait?: (wait: LeaseWait) => void;
   signal?: AbortSignal;
 }
 
 const WAIT_MS = 30_000;
-/** How long the reason for `steal` may be, in characters. Tables show it, and every revision of the lease contains it. */
+/**
+ * How long the reason for `steal` may be, in characters. Tables show it, and every revision of the lease contains it.
+ */
 const LONGEST_REASON = 500;
 
 /** Checks the options and fills in the defaults. */

@@ -66,8 +66,8 @@ interface TurnResult {
 }
 
 /**
- * Creates and opens sessions on other hosts. `RemoteSessions` in `hosts/sessions/` implements this, because `sessions/` may
- * not call other hosts itself.
+ * Creates and opens sessions on other hosts. `RemoteSessions` in `hosts/sessions/` implements this, because `sessions/`
+ * may not call other hosts itself.
  */
 export interface SessionsElsewhere {
   create(host: HostRecord, options: CreateOptions): Promise<OpenSession>;
@@ -134,8 +134,8 @@ export class OpenSessions {
   /**
    * Opens an existing session, even if its server was stopped or killed. The user must be its owner or a member.
    *
-   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist or belongs to somebody else; `FLEET_SESSION_LOST`
-   * when it had turns and its history is gone; `FLEET_LIMIT_REACHED`, `FLEET_HOST_AWAY`.
+   * @throws FleetError `FLEET_SESSION_NOT_FOUND` when it does not exist or belongs to somebody else;
+   * `FLEET_SESSION_LOST` when it had turns and its history is gone; `FLEET_LIMIT_REACHED`, `FLEET_HOST_AWAY`.
    */
   async resume(id: string, options: ResumeOptions): Promise<CopilotSession> {
     const open = await this.#finder.whereItIs(id, options.user, async (record, host) =>
@@ -316,9 +316,10 @@ interface Kept {
 }
 
 /**
- * Sessions that stay open for a while after a turn, because opening a session takes longer than a short turn. They are idle
- * sessions with a client, like those of a program that uses the library: no marker and no lease protects them. So anybody may
- * unload, move or delete them, and may stop their servers. The next turn notices that, and loads the session again.
+ * Sessions that stay open for a while after a turn, because opening a session takes longer than a short turn. They are
+ * idle sessions with a client, like those of a program that uses the library: no marker and no lease protects them. So
+ * anybody may unload, move or delete them, and may stop their servers. The next turn notices that, and loads the
+ * session again.
  *
  * A session is kept at most once, because the SDK delivers its events to only one session object per connection.
  */

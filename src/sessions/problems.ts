@@ -116,7 +116,9 @@ export function modelUnconfigured(cause?: unknown): FleetError {
   });
 }
 
-/** Warns of each record that a list leaves out, because one damaged record must not make the list fail for everybody. */
+/**
+ * Warns of each record that a list leaves out, because one damaged record must not make the list fail for everybody.
+ */
 export function warnOfUnreadable(warn: (message: string) => void): OnUnreadable {
   return (id, { message, suggestions }) => {
     const steps = suggestions.filter(isCommand).join("; ");

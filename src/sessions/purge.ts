@@ -114,8 +114,8 @@ async function eraseSessions(erasing: Erasing): Promise<void> {
     const host = sessions.context.directory.own;
     if (shared !== null && host !== null) await removeTakenOf(shared, await hostsToClear(erasing, host), record.id);
   }
-  // Remove the folders of sessions without a record, and the notes in `open/`, which mark sessions that are probably loaded. Remove them for all ids, because a note
-  // stays here when another host takes its session over.
+  // Remove the folders of sessions without a record, and the notes in `open/`, which mark sessions that are probably
+  // loaded. Remove them for all ids, because a note stays here when another host takes its session over.
   const ids = new Set(await idsToErase(erasing));
   for (const server of Object.values(servers).filter((each) => each.user === null)) {
     for (const id of listSessionFolders(server.home).filter((each) => ids.has(each)))
@@ -136,8 +136,8 @@ function isErased({ user, doneElsewhereAt }: Erasing, { owner, createdAt }: Sess
 }
 
 /**
- * The ids of the sessions to erase, without those of sessions that began later. A host may erase its part weeks after the
- * others, and anybody may use the id of an erased session again.
+ * The ids of the sessions to erase, without those of sessions that began later. A host may erase its part weeks after
+ * the others, and anybody may use the id of an erased session again.
  */
 async function idsToErase(erasing: Erasing): Promise<string[]> {
   const { store, ids } = erasing;
@@ -315,8 +315,8 @@ export interface Erasing extends PurgeContext {
   /** The ids of the user's sessions. Processes that used them may still write events about them during the purge. */
   ids: readonly string[];
   /**
-   * When the purge began (Unix time in ms), if another host has already erased its part and what belongs to no host. The
-   * user may have begun again since then.
+   * When the purge began (Unix time in ms), if another host has already erased its part and what belongs to no host.
+   * The user may have begun again since then.
    */
   doneElsewhereAt: number | null;
   /** The path to which the folder of the user's own server was moved; null if there is none. */
@@ -356,11 +356,13 @@ function conceal(folder: string, log: string, names: ReadonlyMap<string, string>
 
 const MOST_FILES = 20_000;
 const LARGEST = 16 * 1024 ** 2;
-/** Not searched: what the agents of other users can write, which are their homes and the sessions of the shared servers. */
+/**
+ * Not searched: what the agents of other users can write, which are their homes and the sessions of the shared servers.
+ */
 const SKIPPED = new Set([HOME, "session-state"]);
 /**
- * Databases, from which the purge has already erased the user. One of them has the record of the purge itself. A process that
- * reads such a file without SQLite loses its locks on it (sqlite.org/howtocorrupt.html, section 2.2).
+ * Databases, from which the purge has already erased the user. One of them has the record of the purge itself. A
+ * process that reads such a file without SQLite loses its locks on it (sqlite.org/howtocorrupt.html, section 2.2).
  */
 const DATABASE = /\.db(-wal|-shm|\.copy)?$/;
 

@@ -109,8 +109,8 @@ async function clear(
 }
 
 /**
- * Removes the blocks of sessions that are being erased from a host's folder, because a block has the id of its session as
- * its name. Leaves a block of this host to gc if a server may still have the session in memory.
+ * Removes the blocks of sessions that are being erased from a host's folder, because a block has the id of its session
+ * as its name. Leaves a block of this host to gc if a server may still have the session in memory.
  *
  * @param host this host, or a host that never comes back. A server of any other host may have a session in memory, and
  * would create its folder again without the block.
@@ -214,7 +214,8 @@ async function findRemains(shared: string, host: string): Promise<Remain[]> {
 async function removeRemain(shared: string, { kind, path }: Remain): Promise<boolean> {
   return await usable(shared, async () => {
     if (kind !== "block") {
-      // Rename an `incoming` copy before its removal, so that a takeover that still runs never finds a half-removed copy.
+      // Rename an `incoming` copy before its removal, so that a takeover that still runs never finds a half-removed
+      // copy.
       const doomed = kind === "incoming" ? incomingPath(dirname(path)) : path;
       const found = await ifThereLater(async () => await (doomed === path ? lstat(path) : rename(path, doomed)));
       await removeIfThere(doomed);

@@ -328,8 +328,8 @@ export async function isEnding(
   const isHere = host === null || host === directory.own;
   const registry = isHere ? await store.registry.read() : await store.hosts?.registryOf(host);
   if (registry?.servers[serverId]?.state !== "draining") return false;
-  // A suspension drains the user's server, too. Then leave the request open until the suspension aborts the turn, because
-  // the turn would go on after an answer.
+  // A suspension drains the user's server, too. Then leave the request open until the suspension aborts the turn,
+  // because the turn would go on after an answer.
   return (await store.limits.read(user))?.suspended === undefined;
 }
 
@@ -402,8 +402,8 @@ export type Asked =
     };
 
 /**
- * How a request ended. `expired`: nobody answered in time, or the fleet drains. `cancelled`: the turn ended first, for example
- * because it was aborted or its server died.
+ * How a request ended. `expired`: nobody answered in time, or the fleet drains. `cancelled`: the turn ended first, for
+ * example because it was aborted or its server died.
  */
 export type RequestOutcome = (typeof REQUEST_OUTCOMES)[number];
 

@@ -9,7 +9,10 @@ export interface TurnLease {
   readonly fence: number;
   /** Aborts with `FLEET_LEASE_LOST` when the lease is lost, but not when it is released. */
   readonly signal: AbortSignal;
-  /** @throws FleetError `FLEET_LEASE_LOST` when the lease is not in force; `FLEET_STATE_…` when the store cannot be read. */
+  /**
+   * @throws FleetError `FLEET_LEASE_LOST` when the lease is not in force; `FLEET_STATE_…` when the store cannot be
+   * read.
+   */
   check(): Promise<void>;
   /** Ends the work under the lease. @throws FleetError `FLEET_LEASE_LOST` when the lease was lost before. */
   release(): Promise<void>;
@@ -24,8 +27,8 @@ interface SeenLeaseContext {
 const LOOK_MS = 1_000;
 
 /**
- * A lease that a process on another host holds and renews. This host recognizes the lease by its fence, which no other lease
- * on the session has. If this host sees no renewal in time, the lease counts as lost.
+ * A lease that a process on another host holds and renews. This host recognizes the lease by its fence, which no other
+ * lease on the session has. If this host sees no renewal in time, the lease counts as lost.
  */
 export class SeenLease implements TurnLease {
   readonly #store: Store;
@@ -48,7 +51,8 @@ export class SeenLease implements TurnLease {
   }
 
   /**
-   * Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when that lease is not in force.
+   * Finds the lease with this fence and this holder. @throws FleetError `FLEET_LEASE_LOST` when that lease is not in
+   * force.
    */
   static async see(context: SeenLeaseContext, sessionId: string, { fence, holder }: { fence: number; holder: string }) {
     const asked = context.clock.now();

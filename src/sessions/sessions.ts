@@ -51,8 +51,8 @@ export class Sessions {
   }
 
   /**
-   * Records a new session on a server of this host, and starts that server if it does not run. The record reserves the id,
-   * so call this before anything else uses the id.
+   * Records a new session on a server of this host, and starts that server if it does not run. The record reserves the
+   * id, so call this before anything else uses the id.
    *
    * @throws FleetError `FLEET_SESSION_EXISTS` if any user has the id; `FLEET_LIMIT_REACHED`; errors of `Pool.serverOf`.
    */
@@ -78,7 +78,9 @@ export class Sessions {
     }
   }
 
-  /** Records a new session. @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_LIMIT_REACHED`. */
+  /**
+   * Records a new session. @throws FleetError `FLEET_SESSION_EXISTS` when any user has the id; `FLEET_LIMIT_REACHED`.
+   */
   async record(record: SessionRecord): Promise<void> {
     try {
       await this.limits.add(record);
@@ -118,8 +120,8 @@ export class Sessions {
   }
 
   /**
-   * All sessions of this host, or only those that `user` may use. Includes unrecorded sessions, which clients created on
-   * their user's own server without the fleet.
+   * All sessions of this host, or only those that `user` may use. Includes unrecorded sessions, which clients created
+   * on their user's own server without the fleet.
    */
   async list(user?: string): Promise<SessionView[]> {
     const { store, directory, warn } = this.context;
@@ -220,8 +222,8 @@ export class Sessions {
   }
 
   /**
-   * Deletes sessions for good, one after the other, on disk and in the store. Resolves with the ids of the sessions that
-   * existed. With `user`, only that owner's sessions count as existing.
+   * Deletes sessions for good, one after the other, on disk and in the store. Resolves with the ids of the sessions
+   * that existed. With `user`, only that owner's sessions count as existing.
    *
    * @throws FleetError `FLEET_SESSION_BUSY` when a session is in a turn, `FLEET_SESSION_LOCKED` when it is under a
    * lease, `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with its id. The sessions before it
@@ -282,8 +284,8 @@ export class Sessions {
 /**
  * The servers that have a session's state. Unrecorded sessions of several users may have the same id.
  *
- * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with this id and no user is
- * given.
+ * @throws FleetError `FLEET_SESSION_AMBIGUOUS` when several users have an unrecorded session with this id and no user
+ * is given.
  */
 function holders(
   servers: ServerRecord[],

@@ -34,8 +34,8 @@ const POLL_MS = 50;
 
 /**
  * Takes over the sessions of hosts that are gone, as decision 10 describes
- * (docs/decisions/0010-hosts-by-terms-and-copies.md). If the process is killed, the next process that wants the session, on
- * any host, continues from the same source.
+ * (docs/decisions/0010-hosts-by-terms-and-copies.md). If the process is killed, the next process that wants the
+ * session, on any host, continues from the same source.
  */
 export class Takeover {
   readonly #context: TakeoverContext;

@@ -19,7 +19,10 @@ export interface UpdateSessionOptions {
   ttl?: Duration | null | undefined;
   /** Other users who may use the session. A member who is removed cannot begin any more turns. */
   members?: readonly string[] | undefined;
-  /** The session as `get` or `list` returned it. If its purpose, title, TTL or members have changed since, nothing is changed. */
+  /**
+   * The session as `get` or `list` returned it. If its purpose, title, TTL or members have changed since, nothing is
+   * changed.
+   */
   expected?: Pick<SessionView, "purpose" | "title" | "ttlMs" | "members"> | undefined;
 }
 

@@ -33,7 +33,9 @@ export interface SessionView {
   lastUsedAt: string;
   /** How long gc keeps the session after its last use, in milliseconds; null: for ever. */
   ttlMs: number | null;
-  /** When gc may delete the session if nobody uses it until then. Null if that is never, or if the time is not known. */
+  /**
+   * When gc may delete the session if nobody uses it until then. Null if that is never, or if the time is not known.
+   */
   expiresAt: string | null;
   /** The size of the session's state on disk, in bytes. */
   sizeBytes: number;
@@ -153,8 +155,8 @@ export class SessionFinder {
   }
 
   /**
-   * Calls `work` with the session's record and host. The host is null for this host. If the session has just moved, finds it
-   * again and repeats `work`.
+   * Calls `work` with the session's record and host. The host is null for this host. If the session has just moved,
+   * finds it again and repeats `work`.
    *
    * @throws whatever `work` throws; FleetError `FLEET_SESSION_NOT_FOUND`, `FLEET_HOST_AWAY`.
    */
@@ -177,8 +179,8 @@ export class SessionFinder {
 }
 
 /**
- * The session's record, if the user may use the session. If the session is on the user's own server on this host and has no
- * record, records it.
+ * The session's record, if the user may use the session. If the session is on the user's own server on this host and
+ * has no record, records it.
  *
  * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the session does not exist or the user may not use it;
  * `FLEET_STATE_BUSY` when a gc takes too long to decide about the session.

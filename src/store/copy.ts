@@ -88,8 +88,8 @@ export function isEmpty({ registry, records }: Contents): boolean {
 }
 
 /**
- * Writes the contents to an empty store and verifies them. If this fails or is interrupted, removes the contents from that
- * store.
+ * Writes the contents to an empty store and verifies them. If this fails or is interrupted, removes the contents from
+ * that store.
  */
 export async function copyContents(
   contents: Contents,

@@ -12,7 +12,10 @@ interface HostState {
   instance: string;
   term: number;
   entry: HostEntry;
-  /** The host counts as alive until then. Each heartbeat sets a later time, so an earlier record that is put back has ended. */
+  /**
+   * The host counts as alive until then. Each heartbeat sets a later time, so an earlier record that is put back has
+   * ended.
+   */
   until: number;
 }
 

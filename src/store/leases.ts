@@ -152,7 +152,9 @@ export class LeaseTable {
     if (aheadMs > 0) await sleep(aheadMs);
   }
 
-  /** Ends the lease on a deleted session. Remembers the last fence, because a session with the same id may be created. */
+  /**
+   * Ends the lease on a deleted session. Remembers the last fence, because a session with the same id may be created.
+   */
   async forget(sessionId: string): Promise<void> {
     const forgetting = this.#table.update(sessionId, (draft, now) => {
       if (draft.record === null) return;

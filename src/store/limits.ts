@@ -60,7 +60,10 @@ export class LimitTable {
     this.#sessions = sessions;
   }
 
-  /** The user's own limits, suspension and groups; null if there are none. Another host may see a change up to a second late. */
+  /**
+   * The user's own limits, suspension and groups; null if there are none. Another host may see a change up to a second
+   * late.
+   */
   async read(user: string): Promise<UserLimitRecord | null> {
     const atMs = performance.now();
     const known = this.#known.get(user);

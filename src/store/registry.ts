@@ -11,7 +11,10 @@ import type { SqliteRows } from "./sqlite/rows.js";
 
 /** The servers of this host. */
 export interface RegistryStore {
-  /** The newest committed registry of this host. It is empty before the first commit. An unreadable store throws instead. */
+  /**
+   * The newest committed registry of this host. It is empty before the first commit. An unreadable store throws
+   * instead.
+   */
   read(): Promise<Registry>;
 
   /**
@@ -29,8 +32,9 @@ export interface RegistryStore {
 }
 
 /**
- * The registry of this host, in a file of its own, so that a command that only lists servers loads no database. A writer
- * replaces the file while it holds the database's lock for writing, which nobody can take from a suspended process.
+ * The registry of this host, in a file of its own, so that a command that only lists servers loads no database. A
+ * writer replaces the file while it holds the database's lock for writing, which nobody can take from a suspended
+ * process.
  */
 export class RegistryFile implements RegistryStore {
   readonly #path: string;

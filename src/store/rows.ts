@@ -7,13 +7,16 @@ export interface Kind<T extends object> {
   /** Lower-case letters and hyphens. Unique in the fleet. */
   readonly name: string;
   /**
-   * `fleet`: all hosts share the rows, and they survive a power failure. `use`: all hosts share them, but they must only
-   * survive the death of a process, such as a lease. `host`: they are only on this host, and survive a power failure.
+   * `fleet`: all hosts share the rows, and they survive a power failure. `use`: all hosts share them, but they must
+   * only survive the death of a process, such as a lease. `host`: they are only on this host, and survive a power
+   * failure.
    */
   readonly home: "fleet" | "use" | "host";
   /** Throws for a text that cannot be the id of a record. */
   readonly assertId: (id: string) => void;
-  /** The indexes. Each returns the value under which `ids` and `count` find a record; null: the index omits the record. */
+  /**
+   * The indexes. Each returns the value under which `ids` and `count` find a record; null: the index omits the record.
+   */
   readonly by: Readonly<Record<string, (record: T) => string | null>>;
   /**
    * When a record ends, in milliseconds since the epoch by the store's clock; null: when it is deleted. No read returns
@@ -21,8 +24,9 @@ export interface Kind<T extends object> {
    */
   readonly endsAt: (record: T) => number | null;
   /**
-   * The part of a record that decides who may do what. A process that has read or written a record refuses an earlier one with
-   * another part, which somebody with access to the database can put back, because its signature stays valid. Default: none
+   * The part of a record that decides who may do what. A process that has read or written a record refuses an earlier
+   * one with another part, which somebody with access to the database can put back, because its signature stays valid.
+   * Default: none
    */
   readonly rights: ((record: T) => unknown) | null;
   /** Whether changes must succeed even if the database takes no more data, as for heartbeats and leases. */
@@ -83,12 +87,12 @@ export interface Selection {
 }
 
 /**
- * A database with rows. Everything that knows what a session, a lease or a token is stands above this interface. The contract of
- * the store (`test/contract/`) runs with every adapter.
+ * A database with rows. Everything that knows what a session, a lease or a token is stands above this interface. The
+ * contract of the store (`test/contract/`) runs with every adapter.
  *
- * @throws FleetError (every method) `FLEET_STATE_BUSY` while another process holds the database, `FLEET_STATE_UNWRITABLE` if the
- * medium refuses the call (full, read-only), `FLEET_STATE_CORRUPT` if it is damaged, and for Redis `FLEET_STORE_UNAVAILABLE`,
- * `FLEET_STORE_UNUSABLE`, `FLEET_STATE_UNSIGNED` and `FLEET_STATE_LOST`
+ * @throws FleetError (every method) `FLEET_STATE_BUSY` while another process holds the database,
+ * `FLEET_STATE_UNWRITABLE` if the medium refuses the call (full, read-only), `FLEET_STATE_CORRUPT` if it is damaged,
+ * and for Redis `FLEET_STORE_UNAVAILABLE`, `FLEET_STORE_UNUSABLE`, `FLEET_STATE_UNSIGNED` and `FLEET_STATE_LOST`
  */
 export interface Rows {
   /** Reads rows as they are at one moment. Null for each id without a row. */

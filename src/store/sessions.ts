@@ -55,16 +55,16 @@ export class SessionTable {
   }
 
   /**
-   * Deletes the records for which `agree` returns true, each atomically. `agree` always gets the newest state. It may run
-   * more than once for a record, so it must be free of side effects. Resolves with the deleted ids.
+   * Deletes the records for which `agree` returns true, each atomically. `agree` always gets the newest state. It may
+   * run more than once for a record, so it must be free of side effects. Resolves with the deleted ids.
    */
   async deleteMany(ids: readonly string[], agree: (record: SessionRecord) => boolean): Promise<string[]> {
     return await this.#table.deleteMany(ids, agree);
   }
 
   /**
-   * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of other
-   * users.
+   * Counts the sessions of a user, or of all users if `owner` is null. The cost does not depend on the sessions of
+   * other users.
    */
   async count(owner: string | null): Promise<number> {
     return await this.#table.rows.count(SESSIONS, ownedBy(owner));

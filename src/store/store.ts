@@ -73,8 +73,9 @@ export interface StoreOptions {
 /**
  * Opens the state of a fleet. The first use checks the state folder, and the first write creates it.
  *
- * @param url "file", or the URL of a Redis database. Then, besides the errors in the contract, every method may throw FleetError
- * `FLEET_STORE_UNAVAILABLE` (within 5 seconds), `FLEET_STORE_UNUSABLE`, and `FLEET_STATE_LOST` when the database has lost its data.
+ * @param url "file", or the URL of a Redis database. Then, besides the errors in the contract, every method may throw
+ * FleetError `FLEET_STORE_UNAVAILABLE` (within 5 seconds), `FLEET_STORE_UNUSABLE`, and `FLEET_STATE_LOST` when the
+ * database has lost its data.
  * @param root the state folder
  */
 export function openStore(url: string, root: string, options: StoreOptions = {}): Store {
@@ -107,11 +108,13 @@ export interface StoreProbe {
 }
 
 /**
- * The state of a fleet: in SQLite files in the state folder and, if hosts share it, in Redis. It passes `test/contract/` with both.
+ * The state of a fleet: in SQLite files in the state folder and, if hosts share it, in Redis. It passes
+ * `test/contract/` with both.
  *
  * - A write whose promise has resolved is stored exactly once, no matter which process dies.
  * - A write whose promise has not resolved is stored completely or not at all.
- * - Two writers never undo each other's changes. An update runs its change on the newest state, and runs it again if another
+ * - Two writers never undo each other's changes. An update runs its change on the newest state, and runs it again if
+ *   another
  *   writer commits first.
  *
  * Each list has the records in any order. It may omit a record that is created or deleted during the call.

@@ -65,13 +65,13 @@ export class Table<T extends object> {
   }
 
   /**
-   * Changes a record atomically. `change` must be synchronous and free of side effects, because it runs again if another
-   * writer commits first. If it throws, nothing is written. Updates that this process makes at the same time share a
-   * commit.
+   * Changes a record atomically. `change` must be synchronous and free of side effects, because it runs again if
+   * another writer commits first. If it throws, nothing is written. Updates that this process makes at the same time
+   * share a commit.
    *
    * @param change gets the newest record, the time of the database's clock in milliseconds, and the result of `look`
-   * @param look reads what else the change depends on. It runs after the record was read. So if somebody changes the record
-   * before the commit, both run again.
+   * @param look reads what else the change depends on. It runs after the record was read. So if somebody changes the
+   * record before the commit, both run again.
    * @returns the value that the last run of `change` returned
    * @throws FleetError `FLEET_STATE_BUSY` if other writers commit first again and again
    */

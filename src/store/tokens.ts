@@ -69,8 +69,8 @@ export class TokenTable {
   }
 
   /**
-   * Records when a token was used (ISO 8601). A crash may lose this. Does nothing if there is no such token, and never brings
-   * a revoked token back.
+   * Records when a token was used (ISO 8601). A crash may lose this. Does nothing if there is no such token, and never
+   * brings a revoked token back.
    */
   async used(id: string, at: string): Promise<void> {
     if ((await this.read(id)) === null) return;
@@ -194,8 +194,8 @@ export class PlacementTable {
   }
 
   /**
-   * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards. Two
-   * processes that do so at the same time get the same result.
+   * Records `to` if the recorded placement is still `from`. Resolves with the placement that is recorded afterwards.
+   * Two processes that do so at the same time get the same result.
    */
   async record(user: string, from: Placement | null, to: Placement): Promise<Placement> {
     return await this.#table.update(user, (draft) => {

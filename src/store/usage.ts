@@ -17,8 +17,8 @@ export interface Renaming {
 }
 
 /**
- * The ledger. Each line is counted once. In a fleet that shares a Redis, this host's file only keeps the lines that Redis does not have yet. So neither the
- * end of a process nor an outage of Redis loses a line.
+ * The ledger. Each line is counted once. In a fleet that shares a Redis, this host's file only keeps the lines that
+ * Redis does not have yet. So neither the end of a process nor an outage of Redis loses a line.
  */
 export class UsageTable {
   readonly #local: SqliteLedger;

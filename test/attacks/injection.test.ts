@@ -126,8 +126,8 @@ describe.each(["per-user", "shared"] as const)("the front door, with the model's
     await client.turnOk(sessionId, "hello");
     expect(at.model.keys).toEqual(new Set([`Bearer ${MODEL_KEY}`]));
     // No method may reveal the key, whatever it does with these parameters. The methods that end the session come last.
-    // Send one request at a time. If all are open at once, the runtime may never answer those that end the session (seen
-    // with 1.0.85, also without the front door).
+    // Send one request at a time. If all are open at once, the runtime may never answer those that end the session
+    // (seen with 1.0.85, also without the front door).
     const ending = /delete|destroy|shutdown|suspend|close|detach|abort|send|create|resume/;
     const methods = knownMethods().sort((a, b) => Number(ending.test(a)) - Number(ending.test(b)));
     const asked = methods.filter((name) => !WAITS_FOR_CLIENT.includes(name));

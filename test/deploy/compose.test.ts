@@ -132,7 +132,8 @@ describe("a Compose file", () => {
         ports: ["127.0.0.1:4301:4300"],
       });
       expect(Object.keys(volumes)).toEqual(["host-1", "host-2", "shared", "redis"]);
-      // Hosts and Redis read the password in separate files, because each refuses or cannot read the files of the other.
+      // Hosts and Redis read the password in separate files, because each refuses or cannot read the files of the
+      // other.
       expect(Object.keys(secrets ?? {})).toEqual(["REDIS_PASSWORD", "COPILOTFLEET_STORE_KEY", "redis.conf"]);
       expect(services.redis?.secrets).toEqual(["redis.conf"]);
       expect(services["host-1"]?.secrets).not.toContainEqual(expect.objectContaining({ source: "redis.conf" }));

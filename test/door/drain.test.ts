@@ -42,7 +42,9 @@ it("an SDK client gets the reply of a turn that ends while the front door drains
   expect(await closing).toEqual({ cut: 0 });
 });
 
-/** A client with a session "s" that answers the questions of the front door, as an SDK does, only when `read` is called. */
+/**
+ * A client with a session "s" that answers the questions of the front door, as an SDK does, only when `read` is called.
+ */
 async function reader(at: DoorFleet) {
   const client = await RawClient.as(at.url, await at.token("ann"));
   let asked = 0;

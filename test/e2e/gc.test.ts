@@ -53,8 +53,8 @@ async function stranger(user: string): Promise<CopilotClient> {
 }
 
 /**
- * Every path below a folder with its mode, modification time, inode and digest. In place of a database and the files with
- * which its readers agree, the records in it.
+ * Every path below a folder with its mode, modification time, inode and digest. In place of a database and the files
+ * with which its readers agree, the records in it.
  */
 function picture(folder: string, at = folder): string[] {
   return readdirSync(at, { withFileTypes: true }).flatMap((entry) => {

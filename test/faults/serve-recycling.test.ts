@@ -8,7 +8,8 @@ import { heldModel } from "../fixtures/fleets/turns.js";
 import { isRunning } from "../fixtures/processes.js";
 
 /**
- * Every server soon exceeds this age. Still, a test sees only one recycle, because the pause between two recycles is longer than a test.
+ * Every server soon exceeds this age. Still, a test sees only one recycle, because the pause between two recycles is
+ * longer than a test.
  */
 const OLD = { COPILOTFLEET_RECYCLE_MAX_AGE: "1s" };
 

@@ -219,7 +219,9 @@ interface Entrance {
   first?: string;
   target: string;
   headers: string;
-  /** The target of a second request, and a text that occurs only in its answer. The egress proxy refuses a second one. */
+  /**
+   * The target of a second request, and a text that occurs only in its answer. The egress proxy refuses a second one.
+   */
   probe: readonly [target: string, mark: string];
   /** The requests that the service behind this entrance has read. */
   read: Read[];

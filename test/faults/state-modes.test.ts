@@ -9,7 +9,10 @@ import { startToolModel } from "../fixtures/models/tool-model.js";
 
 const ROOT = process.getuid?.() === 0;
 
-/** Changes of modes with which an agent stops the fleet or opens it to other accounts, each with the path and its right mode. */
+/**
+ * Changes of modes with which an agent stops the fleet or opens it to other accounts, each with the path and its right
+ * mode.
+ */
 const ATTACKS = [
   { change: "777", of: "", right: 0o700 },
   { change: "000", of: "", right: 0o700 },

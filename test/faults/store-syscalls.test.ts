@@ -96,8 +96,8 @@ describe.skipIf(problem !== undefined)("an update whose system calls are tampere
   }
 
   /**
-   * Before "create", there is no state folder. So the killed process is the only one, and the next one has to recover the
-   * database. Before the other updates, there is a fleet that another process has open.
+   * Before "create", there is no state folder. So the killed process is the only one, and the next one has to recover
+   * the database. Before the other updates, there is a fleet that another process has open.
    */
   async function prepare(update: Update): Promise<void> {
     if (update === "create") return await rm(root, { recursive: true, force: true });
@@ -206,8 +206,8 @@ describe.skipIf(problem !== undefined)("an update whose system calls are tampere
   );
 
   /**
-   * Lets a committer make an update that is tampered with at the first occurrence of a call, then at the second, and so on,
-   * until `judge` returns false. How often an update makes a call depends on what the update before it left.
+   * Lets a committer make an update that is tampered with at the first occurrence of a call, then at the second, and so
+   * on, until `judge` returns false. How often an update makes a call depends on what the update before it left.
    */
   async function atEachCall(
     update: Update,

@@ -85,8 +85,8 @@ describe.skipIf(problem !== undefined)("with shared storage,", () => {
       host.env.COPILOTFLEET_STORAGE_SHARED = shared;
       expect((await host.run(["serve"])).stderr).toContain("copilotfleet stop --all");
       await host.ok(["stop", "--all"]);
-      // Without serve, no other host knows that this one is alive. So another host could take over a session that is open
-      // here.
+      // Without serve, no other host knows that this one is alive. So another host could take over a session that is
+      // open here.
       expect(await host.refusal(7, ["send", "notes", "early", "--user", "alice"])).toMatchObject({
         code: "FLEET_HOST_AWAY",
       });

@@ -91,7 +91,9 @@ describe("the leases of a fleet on one host", () => {
 
 describe("the slots of a fleet on one host", () => {
   const turn = (id: string, most: number) => ({ user: "alice", kind: "turn", id, most, perMinute: null }) as const;
-  /** A holder whose process has ended. If another process had its PID now, that process would have another start time. */
+  /**
+   * A holder whose process has ended. If another process had its PID now, that process would have another start time.
+   */
   const DEAD = ownHolder().replace(/\.\d+\.[^.]+$/, ".4194303.1");
 
   it("the slots of a killed process become free as soon as another turn needs them", async () => {

@@ -143,7 +143,9 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
     const record = () => redis.client.get(key("session:s"));
     let other: Store;
 
-    /** Creates a session of alice with the member bob. @returns functions that remove bob, and that put back the record */
+    /**
+     * Creates a session of alice with the member bob. @returns functions that remove bob, and that put back the record
+     */
     async function withBob(): Promise<{ removeBob(): Promise<void>; putBack(): Promise<void> }> {
       other = open({ host: "h2" });
       await store.sessions.create(sessionRecord("s", { kind: "collaborative", members: ["bob"] }));

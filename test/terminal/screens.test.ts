@@ -7,8 +7,8 @@ import { Terminal, type TerminalOptions } from "../fixtures/commands/terminal.js
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 
 /**
- * The screens of the commands that print lists, as files in `test/cli/screens`. If a change of a screen is intended, update
- * the files with `npx vitest run test/terminal/screens.test.ts -u` and read them.
+ * The screens of the commands that print lists, as files in `test/cli/screens`. If a change of a screen is intended,
+ * update the files with `npx vitest run test/terminal/screens.test.ts -u` and read them.
  */
 
 const fleet = testFleet();

@@ -9,8 +9,9 @@ import { eventually } from "../fixtures/eventually.js";
 import { testPorts } from "../fixtures/fleets/ports.js";
 
 /**
- * Types each example of the help, and each command line in the text of README.md and docs/commands.md, as a person does: in
- * a new process, once with a pipe and once on a terminal. test/docs/blocks.test.ts runs the blocks of the documents.
+ * Types each example of the help, and each command line in the text of README.md and docs/commands.md, as a person
+ * does: in a new process, once with a pipe and once on a terminal. test/docs/blocks.test.ts runs the blocks of the
+ * documents.
  */
 
 const [door, metrics, http, closed] = Array.from({ length: 4 }, () => `127.0.0.1:${testPorts(1).from}`);
@@ -137,7 +138,8 @@ function withoutOptions(line: string): string {
   );
 }
 
-// The token of a bare `lock` would be lost, and the session locked. An example has the same line with the token in a variable.
+// The token of a bare `lock` would be lost, and the session locked. An example has the same line with the token in a
+// variable.
 const LINES = [...new Set([...examples(), ...linesIn("README.md"), ...linesIn("docs/commands.md")])].filter(
   (line) => line !== "copilotfleet lock SESSION --user alice",
 );

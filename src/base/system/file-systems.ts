@@ -6,8 +6,8 @@ export const linuxFiles = {
   of,
   unfit,
   /**
-   * The path of an open folder or file. An entry below it belongs to that very folder, even if somebody has replaced the
-   * folder's own path with a link.
+   * The path of an open folder or file. An entry below it belongs to that very folder, even if somebody has replaced
+   * the folder's own path with a link.
    */
   pathOf: (fd: number) => `/proc/self/fd/${fd}`,
 };

@@ -50,7 +50,9 @@ export function mayLackFiles(): boolean {
   return (openFiles() ?? FEW) < FEW;
 }
 
-/** The number of files that this process may have open at once. Undefined if there is no limit. Does not open a file. */
+/**
+ * The number of files that this process may have open at once. Undefined if there is no limit. Does not open a file.
+ */
 function openFiles(): number | undefined {
   const { userLimits } = process.report.getReport() as { userLimits?: { open_files?: { soft: unknown } } };
   const soft = userLimits?.open_files?.soft;

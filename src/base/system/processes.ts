@@ -18,9 +18,9 @@ import { seen } from "./own-limits.js";
 import type { ProcessExit, ProcessVariables, SeenProcess } from "./system.js";
 
 /**
- * The processes that the kernel knows, from `/proc` (proc(5)). Every answer is a snapshot: look again right before you act
- * on it. Zombies count as gone. Lists leave out this process, and processes of other users about which the kernel does not
- * answer.
+ * The processes that the kernel knows, from `/proc` (proc(5)). Every answer is a snapshot: look again right before you
+ * act on it. Zombies count as gone. Lists leave out this process, and processes of other users about which the kernel
+ * does not answer.
  *
  * Every function throws FleetError `FLEET_FILES_EXHAUSTED` when it cannot look, because a process that we cannot look
  * at must not count as dead.
@@ -80,8 +80,8 @@ function readStat(pid: number): Stat | null {
 }
 
 /**
- * The process if it is alive. Null for a zombie. When a process with several threads ends, its first thread may be a zombie
- * while other threads still hold its sockets. Such a process counts as alive.
+ * The process if it is alive. Null for a zombie. When a process with several threads ends, its first thread may be a
+ * zombie while other threads still hold its sockets. Such a process counts as alive.
  */
 function alive(stat: Stat | null): SeenProcess | null {
   if (stat === null || ((stat.state === "Z" || stat.state === "X") && stat.threads <= 1)) return null;
@@ -112,7 +112,9 @@ function exitOfZombie(pid: number, started: string, when: "then" | "then or befo
   return signal === undefined ? null : { signal, code: null };
 }
 
-/** The content of a file of the kernel. Empty if its process is gone or belongs to another user, or if it is missing. */
+/**
+ * The content of a file of the kernel. Empty if its process is gone or belongs to another user, or if it is missing.
+ */
 function textOf(path: string): string {
   return seen(() => readFileSync(path, "utf8")) ?? "";
 }
@@ -233,8 +235,8 @@ function flagsOf(pid: number, fd: string): number | null {
 }
 
 /**
- * Whether each kind of namespace may be made. If not, the kernel's error is the same as when there are too many. A kernel
- * without a limit on a kind has no file for it.
+ * Whether each kind of namespace may be made. If not, the kernel's error is the same as when there are too many. A
+ * kernel without a limit on a kind has no file for it.
  */
 function allowsNamespaces(): boolean {
   const kinds = ["user", "pid", "mnt", "ipc", "uts", "net"];
@@ -257,8 +259,8 @@ function inheritedDescriptors(): number[] {
 }
 
 /**
- * The PID of the process in its own PID namespace, or null if it is gone: the last value of `NSpid`, which has the PID in
- * each namespace from ours to that of the process.
+ * The PID of the process in its own PID namespace, or null if it is gone: the last value of `NSpid`, which has the PID
+ * in each namespace from ours to that of the process.
  */
 function innerPid(pid: number): number | null {
   return statusOf(pid, /^NSpid:.*\s(\d+)$/m);

@@ -15,9 +15,9 @@ type Decision = "once" | "session" | "no" | null;
 export class OwnTurn {
   hasBegun = false;
   /**
-   * The user's decisions about tool calls that have not ended, by the id of the call and by the request. A second request
-   * about the same call gets the same decision: the runtime asks twice about some calls, both times before the call ends
-   * (measured with 1.0.85).
+   * The user's decisions about tool calls that have not ended, by the id of the call and by the request. A second
+   * request about the same call gets the same decision: the runtime asks twice about some calls, both times before the
+   * call ends (measured with 1.0.85).
    */
   readonly decided = new Map<string, Map<string, Decision>>();
 }
@@ -176,8 +176,8 @@ function describeKind(request: PermissionRequest): DescribedKind {
 }
 
 /**
- * A "yes" for the rest of the session covers all commands that run the same programs. If the runtime does not offer this
- * for the command, or if the command redirects output to a file, it covers exactly this command.
+ * A "yes" for the rest of the session covers all commands that run the same programs. If the runtime does not offer
+ * this for the command, or if the command redirects output to a file, it covers exactly this command.
  */
 function scopeOfShell(request: Extract<PermissionRequest, { kind: "shell" }>): Described["scope"] {
   const { canOfferSessionApproval, commands, fullCommandText, hasWriteFileRedirection } = request;

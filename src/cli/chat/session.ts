@@ -110,7 +110,9 @@ const CHECK_SERVE = "Check that copilotfleet serve runs there, and that its serv
 /** How long to try to connect again, and the pause between two tries, in milliseconds. */
 const [RECONNECT_MS, RETRY_MS] = [20_000, 500];
 
-/** The sessions that a token gives access to at a front door. If the connection has ended, the next call connects again. */
+/**
+ * The sessions that a token gives access to at a front door. If the connection has ended, the next call connects again.
+ */
 export class DoorBackend {
   readonly place: string;
   /** Undefined, because only the token identifies the user. */

@@ -169,7 +169,9 @@ export class Window implements Disposable {
     this.changed();
   }
 
-  /** Shows `work` above the prompt while `run` runs. Ctrl-C aborts the signal of `run`, with `cancelled` as the reason. */
+  /**
+   * Shows `work` above the prompt while `run` runs. Ctrl-C aborts the signal of `run`, with `cancelled` as the reason.
+   */
   async during<T>(work: Work, cancelled: string, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const stop = new AbortController();
     stop.signal.addEventListener("abort", () => this.#dismiss(), { once: true });

@@ -34,7 +34,8 @@ export function widthOf(text: string): number {
 
 /**
  * Breaks text into rows of at most `width` columns: between words, and inside a word that is longer than a row. Keeps
- * line breaks and the spaces at the beginning of a line. `indent` begins each row but the first, which begins with `head`.
+ * line breaks and the spaces at the beginning of a line. `indent` begins each row but the first, which begins with
+ * `head`.
  */
 export function wrap(text: string, width: number, indent = "", head = ""): string[] {
   return text

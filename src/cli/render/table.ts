@@ -145,7 +145,10 @@ export function renderSince(date: string | null): Cell {
   return date === null ? null : renderAge(Math.max(0, Date.now() - Date.parse(date)));
 }
 
-/** Renders the time until an ISO 8601 date. So that a new session expires "in 30d", rounds hours and days up by a minute. */
+/**
+ * Renders the time until an ISO 8601 date. So that a new session expires "in 30d", rounds hours and days up by a
+ * minute.
+ */
 export function renderUntil(date: string | null): Cell {
   if (date === null) return null;
   const leftMs = Date.parse(date) - Date.now();

@@ -100,7 +100,8 @@ function apply(state: Conversation, event: SessionEvent, isOwn: boolean): Conver
     case "tool.execution_complete": {
       const next = completed(state, data);
       const last = next.items.at(-1);
-      // A tool that the user refused ends the turn without another event. If the user gave a reason, another step follows.
+      // A tool that the user refused ends the turn without another event. If the user gave a reason, another step
+      // follows.
       return last?.kind === "tool" && last.call.outcome === "refused" ? { ...next, isRunning: false } : next;
     }
     case "session.error":

@@ -78,8 +78,8 @@ export function useConversation(id: string) {
     };
   }, [id, push, reload]);
 
-  // The events do not always show that a turn has ended, for example when its server was killed. So ask for the state of
-  // the session, and for the end of the transcript.
+  // The events do not always show that a turn has ended, for example when its server was killed. So ask for the state
+  // of the session, and for the end of the transcript.
   const { items, isRunning } = conversation;
   const turns = unexplained(conversation);
   useEffect(() => {

@@ -274,8 +274,9 @@ function foregroundOf({ method, params }: ClientRequest): object {
 const INTERNAL_ERROR = -32603;
 
 /**
- * Deletes many sessions of a user in one request. The door handles each session like a `session.delete`, because the server
- * neither checks who may delete a session nor deletes its record. The answers have the shape of a bare server's answers.
+ * Deletes many sessions of a user in one request. The door handles each session like a `session.delete`, because the
+ * server neither checks who may delete a session nor deletes its record. The answers have the shape of a bare server's
+ * answers.
  */
 class BulkDeletion {
   readonly #state: ClientState;

@@ -79,10 +79,11 @@ export class PassedRequests {
   }
 
   /**
-   * Refuses a request that the rules of collaborative sessions do not allow now. A request that steers a turn first waits
-   * until the client's earlier prompts have been sent.
+   * Refuses a request that the rules of collaborative sessions do not allow now. A request that steers a turn first
+   * waits until the client's earlier prompts have been sent.
    *
-   * @throws FleetError `FLEET_METHOD_DENIED`; `FLEET_SESSION_LOCKED` while another client is in a turn or has the lease.
+   * @throws FleetError `FLEET_METHOD_DENIED`; `FLEET_SESSION_LOCKED` while another client is in a turn or has the
+   * lease.
    */
   async #assertAllowedNow({ collaborative }: SessionHandling, method: string, record: SessionRecord): Promise<void> {
     if (collaborative === "steer") await this.#prompts.sent(record.id);

@@ -152,7 +152,8 @@ export class SessionCalls {
     const ids = new Set(visible.map(({ id }) => id));
     const listed = Array.isArray(result.sessions) ? (result.sessions as { sessionId?: string }[]) : [];
     const here = isWhole ? listed : listed.filter(({ sessionId = "" }) => ids.has(sessionId));
-    // Leave out other hosts' sessions if there is a filter, because their records lack the values that a filter compares.
+    // Leave out other hosts' sessions if there is a filter, because their records lack the values that a filter
+    // compares.
     const isFiltered = request.params.filter !== undefined && request.params.filter !== null;
     const elsewhere = isFiltered ? [] : await this.#elsewhere(visible, here);
     requests.reply(request, { ...result, sessions: [...here, ...elsewhere] });

@@ -370,8 +370,8 @@ interface Failures {
 }
 
 /**
- * Slows down clients that guess tokens. Failures are counted by the id in the token, not by address, because all clients
- * behind one proxy have the same address. A good token is never delayed or refused.
+ * Slows down clients that guess tokens. Failures are counted by the id in the token, not by address, because all
+ * clients behind one proxy have the same address. A good token is never delayed or refused.
  */
 export class Attempts {
   readonly #failures = new Map<string, Failures>();

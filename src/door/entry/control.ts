@@ -24,8 +24,8 @@ export interface HostCalls {
 }
 
 /**
- * A connection on which another host makes the calls of `hosts/calls/rpc-table.ts`, as `fleet.call {method, params, limitMs}`.
- * When the other host disconnects, its unfinished calls are aborted.
+ * A connection on which another host makes the calls of `hosts/calls/rpc-table.ts`, as
+ * `fleet.call {method, params, limitMs}`. When the other host disconnects, its unfinished calls are aborted.
  */
 export class ControlConnection {
   readonly #socket: ClientSocket;
@@ -41,7 +41,8 @@ export class ControlConnection {
   }
 
   /**
-   * Admits another host that has shown a good token, and deletes the token, so that nobody who intercepts it can use it.
+   * Admits another host that has shown a good token, and deletes the token, so that nobody who intercepts it can use
+   * it.
    *
    * @throws FleetError `FLEET_TOKEN_REFUSED` when the token is meant for another host's door, or was already used.
    */

@@ -3,8 +3,8 @@ import { clientMismatch, runtimeMismatch } from "../../runtime/launch/versions.j
 import { APART_OPTIONS, checkOptions, sessionParams } from "./settings.js";
 
 /**
- * Methods that no client may use. `why` completes the refusal: "METHOD is not allowed here: …". `docs/front-door.md` lists
- * the methods for users, and `test/door/methods.test.ts` fails when one is missing there.
+ * Methods that no client may use. `why` completes the refusal: "METHOD is not allowed here: …". `docs/front-door.md`
+ * lists the methods for users, and `test/door/methods.test.ts` fails when one is missing there.
  */
 const REFUSED = [
   { why: "it would end the server, which only the fleet may do", names: "runtime.shutdown" },
@@ -80,7 +80,8 @@ interface Columns {
   /** Begins a turn or opens a session. The door starts only a few such requests in each round of the event loop. */
   readonly paced?: true;
   /**
-   * Allowed only on the user's own server, because the method reaches beyond the conversation, into the server or its home.
+   * Allowed only on the user's own server, because the method reaches beyond the conversation, into the server or its
+   * home.
    */
   readonly own?: true;
   /**
@@ -142,7 +143,9 @@ export interface SessionHandling extends Columns {
   readonly cancels?: true;
   /** Sets options of the session. The door checks each of them: see `settings.ts`. */
   readonly checksOptions?: true;
-  /** Answers a permission request. The door turns an approval that the user may not give into a refusal: see `reach.ts`. */
+  /**
+   * Answers a permission request. The door turns an approval that the user may not give into a refusal: see `reach.ts`.
+   */
   readonly permits?: true;
   /** The work that the door still has to do when the server has answered: see `passed-requests.ts`. */
   readonly finish?: "unload" | "keepTools" | "recordFork";
@@ -377,7 +380,9 @@ export interface Protocol {
   readonly isKnownMethod: typeof isKnownMethod;
   readonly whyRefused: typeof whyRefused;
   readonly sessionParams: typeof sessionParams;
-  /** On a shared server, the door sends a `session.options.update` with these parameters after it has opened a session. */
+  /**
+   * On a shared server, the door sends a `session.options.update` with these parameters after it has opened a session.
+   */
   readonly apartOptions: typeof APART_OPTIONS;
   readonly checkOptions: typeof checkOptions;
 }

@@ -12,8 +12,8 @@ import { approvalDenied, hostDenied, methodDenied } from "../wire/refusals.js";
 import type { Handling } from "./methods.js";
 
 /*
- * Some parameters of allowed methods reach beyond the conversation: to the disk and the programs of the server's machine,
- * or to tools that the user did not approve. The functions here refuse such parameters.
+ * Some parameters of allowed methods reach beyond the conversation: to the disk and the programs of the server's
+ * machine, or to tools that the user did not approve. The functions here refuse such parameters.
  */
 
 /** Collects the facts that {@link reachesHost} and {@link checkReach} need about a client's link to a server. */
@@ -71,9 +71,9 @@ function refuseFiles(method: string, params: Params, { own }: Reach): void {
 }
 
 /**
- * Refuses a client's own model provider on this machine or in a private network, because the server sends requests there
- * and gives the client the answers. Does not look up names, because a name may lead elsewhere a moment later, and a public
- * service may redirect. `sandbox.network` prevents both.
+ * Refuses a client's own model provider on this machine or in a private network, because the server sends requests
+ * there and gives the client the answers. Does not look up names, because a name may lead elsewhere a moment later, and
+ * a public service may redirect. `sandbox.network` prevents both.
  */
 export function refuseInnerProviders(method: string, { provider, providers }: Params): void {
   const several = Array.isArray(providers) ? providers : [providers];
@@ -127,8 +127,8 @@ interface Permission {
 }
 
 /**
- * The parameters that the server gets for a client's answer to a permission request. A client that may not approve tools may
- * still approve its own tools, because those run in the client. Any other approval becomes a refusal.
+ * The parameters that the server gets for a client's answer to a permission request. A client that may not approve
+ * tools may still approve its own tools, because those run in the client. Any other approval becomes a refusal.
  *
  * @returns the parameters; null if the request is about another client's tool, because only that client may answer
  */
@@ -174,7 +174,10 @@ const RESTRICTING = new Set<unknown>(["deny", "ask"]);
  */
 
 const OWNERS_SETTINGS = ["systemMessage", "customAgents", "defaultAgent", "agent"];
-/** In `mode: "empty"`, the SDK itself sends this as `systemMessage` (1.0.14, getSystemMessageConfigForMode in client.js). */
+/**
+ * In `mode: "empty"`, the SDK itself sends this as `systemMessage` (1.0.14, getSystemMessageConfigForMode in
+ * client.js).
+ */
 const MESSAGE_OF_EMPTY_MODE = { mode: "customize", sections: { environment_context: { action: "remove" } } };
 const OWNERS_METHODS = new Set(
   `session.agent.setPrompt session.agent.select session.agent.deselect session.ui.elicitation session.log

@@ -34,7 +34,9 @@ interface Surroundings extends Reach {
 /** Parameters of `session.resume` that `session.create` does not have. */
 const RESUME_ONLY = ["disableResume", "continuePendingWork", "openCanvases", "requestedEnvironmentVariables"];
 
-/** Parameters that a client may set for a session on a server with other users. None of them names a path or a process. */
+/**
+ * Parameters that a client may set for a session on a server with other users. None of them names a path or a process.
+ */
 const HARMLESS = new Set(
   `sessionId clientName model reasoningEffort reasoningSummary contextTier systemMessage tools toolSearch commands
   availableTools excludedTools toolFilterPrecedence excludedBuiltinAgents modelCapabilities enableSessionTelemetry
@@ -146,8 +148,8 @@ export function sessionParams(
     if (provider !== null) params.provider = provider;
     else if (gitHubToken !== null) params.gitHubToken = gitHubToken;
   }
-  // Set the model only for a new session. A resumed session continues with the model in its history, because the user may
-  // have switched models.
+  // Set the model only for a new session. A resumed session continues with the model in its history, because the user
+  // may have switched models.
   if (method === "session.create" && isAbsent(params.model)) {
     const model = record.model ?? config.session.model;
     if (model !== null) params.model = model;
@@ -204,8 +206,8 @@ function isOptionAllowed(name: string, value: unknown, { own, isolation }: Pick<
 
 function apart(asked: Params, record: SessionRecord, { config, isolation, member }: Surroundings): Params {
   const allowed = toolsOf(record, config, isolation) ?? [];
-  // Ignore a member's hooks, because they could change the input and output of the owner's tools. Ignore a member's choice
-  // of tools, because it would replace the owner's choice.
+  // Ignore a member's hooks, because they could change the input and output of the owner's tools. Ignore a member's
+  // choice of tools, because it would replace the owner's choice.
   const others = { systemMessage: undefined, hooks: false, excludedTools: undefined, excludedBuiltinAgents: undefined };
   // On another user's own server the session keeps the tools that its owner gave it.
   if (isolation === "per-user") {
@@ -301,14 +303,17 @@ function isThere(path: string): boolean {
 /*
  * Settings of a whole server that a client may change before its first session.
  *
- * - When the server ends, the runtime forgets the settings, and the client cannot repeat them while sessions are loaded.
+ * - When the server ends, the runtime forgets the settings, and the client cannot repeat them while sessions are
+ *   loaded.
  *   So the client's connection ends with the server, as it does on a bare server.
- * - When the client that answers the server's model requests hangs up, the runtime keeps waiting for it: turns never end,
+ * - When the client that answers the server's model requests hangs up, the runtime keeps waiting for it: turns never
+ *   end,
  *   and no other client can answer (measured with 1.0.85). So the server ends with the connection of this client.
  */
 
 /**
- * For each method, the option of the SDK that sends it. A refusal names the option, because users do not know the method.
+ * For each method, the option of the SDK that sends it. A refusal names the option, because users do not know the
+ * method.
  */
 const OPTIONS: Record<string, string> = {
   "plugins.builtin.set": "builtinPluginDirectories",

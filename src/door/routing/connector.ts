@@ -44,8 +44,8 @@ export class Connector {
   /**
    * Connects to a running server.
    *
-   * @throws FleetError `FLEET_SERVER_LOST` when the connection ends at once, `FLEET_PROTOCOL_UNSUPPORTED` when the client
-   * and the server speak different versions, and the errors of {@link openUpstream}.
+   * @throws FleetError `FLEET_SERVER_LOST` when the connection ends at once, `FLEET_PROTOCOL_UNSUPPORTED` when the
+   * client and the server speak different versions, and the errors of {@link openUpstream}.
    */
   async to(server: ServerRecord): Promise<ServerLink> {
     const { links, gone } = this.#state;
@@ -60,9 +60,9 @@ export class Connector {
   /**
    * Connects to the front door of another host.
    *
-   * @throws FleetError `FLEET_SERVER_LOST` and `FLEET_PROTOCOL_UNSUPPORTED` as in {@link to}; `FLEET_HOST_AWAY` when the
-   * host cannot be reached; `FLEET_TOKEN_REFUSED` when the client's token has expired; `FLEET_INTERNAL` when another host
-   * relayed the client to this one; `RpcError` when the other front door refuses the client.
+   * @throws FleetError `FLEET_SERVER_LOST` and `FLEET_PROTOCOL_UNSUPPORTED` as in {@link to}; `FLEET_HOST_AWAY` when
+   * the host cannot be reached; `FLEET_TOKEN_REFUSED` when the client's token has expired; `FLEET_INTERNAL` when
+   * another host relayed the client to this one; `RpcError` when the other front door refuses the client.
    */
   async toPeer(host: HostRecord, signal: AbortSignal): Promise<PeerLink> {
     const { links } = this.#state;
@@ -111,8 +111,8 @@ export class Connector {
 /**
  * Opens one client's connection to a server or to another front door.
  *
- * @param endpoint a server whose identity was proved, with the server's connection token; or a front door, with the client's
- * token
+ * @param endpoint a server whose identity was proved, with the server's connection token; or a front door, with the
+ * client's token
  * @param dial how to connect. Its `hello` has the parameters of the client's own `connect`, without the client's token
  * @throws FleetError `FLEET_SERVER_UNREACHABLE`, `FLEET_RUNTIME_UNUSABLE`.
  */
@@ -209,8 +209,8 @@ export class PeerDialer {
 }
 
 /**
- * Reads the `fleet` parameter of `connect`. In it, a front door that relays a client names its own host. Any client may send
- * this parameter without proof, because a relayed client has fewer rights.
+ * Reads the `fleet` parameter of `connect`. In it, a front door that relays a client names its own host. Any client may
+ * send this parameter without proof, because a relayed client has fewer rights.
  *
  * @returns the name of that host, for the log (`unknown` if the name is not valid); undefined if the client is not
  * relayed.

@@ -125,8 +125,8 @@ export class Incoming implements RpcListener {
         ends.error(sessionId, frame, { message: String(data.message), isJudged });
         return;
       }
-      // A client that is connected directly to the server may have resumed the session with its own provider. A turn may
-      // have been aborted because the provider of such a client did not answer.
+      // A client that is connected directly to the server may have resumed the session with its own provider. A turn
+      // may have been aborted because the provider of such a client did not answer.
       case "session.resume":
       case "abort":
         if (eventType === "abort") turns.get(sessionId)?.noteStep(eventIn(body), "aborted");

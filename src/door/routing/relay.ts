@@ -9,8 +9,8 @@ import { resultIn } from "../wire/events.js";
 import type { Router } from "./router.js";
 
 /**
- * Relays requests to the front doors of other hosts, which check them like the requests of their own clients. This host only
- * keeps track of the sessions that the client has open there.
+ * Relays requests to the front doors of other hosts, which check them like the requests of their own clients. This host
+ * only keeps track of the sessions that the client has open there.
  */
 export class Relay {
   readonly #state: ClientState;

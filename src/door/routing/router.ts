@@ -15,7 +15,9 @@ import { noSuchSession, serverLost } from "../wire/refusals.js";
 import type { Connector } from "./connector.js";
 import { type Opening, upstreamTransport } from "./upstream-transport.js";
 
-/** How long it may take to connect to another front door, in milliseconds. That door may have to start a server first. */
+/**
+ * How long it may take to connect to another front door, in milliseconds. That door may have to start a server first.
+ */
 const PEER_MS = 35_000;
 
 const MOVED =
@@ -28,12 +30,15 @@ const MOVED =
  * then has `attached: false`. `reattach` and every request that needs the session open it again:
  *
  * 1. `hostOf` finds the host that has the session now.
- * 2. `linkHere` (this host) or `linkThere` (another host) returns the live link, or opens the session. All callers that need
- *    the session at the same time share one opening. `linkThere` sends `session.resume` to the other front door, which does
+ * 2. `linkHere` (this host) or `linkThere` (another host) returns the live link, or opens the session. All callers that
+ * need
+ * the session at the same time share one opening. `linkThere` sends `session.resume` to the other front door, which
+ * does
  *    the rest.
  * 3. `Opener.open` begins a use of the session. During a turn, `Opener.reopen` continues the turn's own use instead.
  * 4. The use (`SessionUse`) finds the server, and `load` chooses between `session.create` and `session.resume`.
- * 5. `upstreamTransport` connects to the server by `Connector.to`, and sends that request. The server then has the session
+ * 5. `upstreamTransport` connects to the server by `Connector.to`, and sends that request. The server then has the
+ * session
  *    in memory, and sends its events to the client.
  *
  * `Connector` and `Opener.linkFor` only connect. They never open a session.
@@ -54,8 +59,8 @@ export class Router {
    * The other host that has the session. Null if this host has the session, or has to take it over.
    *
    * @param record the session's current record. Read it right before the call, because the session may move.
-   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and the
-   * errors of `HostDirectory.whereIs`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the session is not here; and
+   * the errors of `HostDirectory.whereIs`.
    */
   async hostOf(record: SessionRecord): Promise<HostRecord | null> {
     const { door, isRelayed, attachments } = this.#state;
@@ -77,8 +82,8 @@ export class Router {
   /**
    * The other host for the user's new sessions and for requests without a session. Null if this host handles them.
    *
-   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the user is not placed here; and
-   * the errors of `HostDirectory.place`.
+   * @throws FleetError `FLEET_SESSION_MOVED` when another host relayed the client here but the user is not placed here;
+   * and the errors of `HostDirectory.place`.
    */
   async homeHost(): Promise<HostRecord | null> {
     const { door, user, isRelayed } = this.#state;
@@ -132,7 +137,8 @@ export class Router {
   }
 
   /**
-   * The link to the front door of the session's host. If the client opened the session and lost it, opens it again there.
+   * The link to the front door of the session's host. If the client opened the session and lost it, opens it again
+   * there.
    *
    * @throws FleetError `FLEET_SESSION_MOVED` when another request opened the session elsewhere at the same time; the
    * errors of {@link peer}; `RpcError` when that front door refuses the client.
@@ -200,8 +206,8 @@ export class Router {
     };
     let link: ServerLink;
     try {
-      // During a turn, open the session as part of the turn's use. Otherwise read the record again, because the session may
-      // have been deleted, and another user may have its id now.
+      // During a turn, open the session as part of the turn's use. Otherwise read the record again, because the session
+      // may have been deleted, and another user may have its id now.
       link =
         turn?.use !== undefined && turn.over === null
           ? await this.#opener.reopen(turn.use, opening)
@@ -257,7 +263,9 @@ export class Opener {
     return await this.#connector.to(await serverFor(door.sessions.context, record, options));
   }
 
-  /** The server for requests without a session: the user's own server, or the shared server that the user is placed on. */
+  /**
+   * The server for requests without a session: the user's own server, or the shared server that the user is placed on.
+   */
   async homeServer(): Promise<ServerRecord> {
     const { door, user, gone } = this.#state;
     return await door.sessions.serverForNew({ user, signal: gone, sharedUntil: door.closed });

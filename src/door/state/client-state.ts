@@ -9,7 +9,7 @@ import type { Params } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { brokenTurnFrames, shutdownFrame } from "../wire/events.js";
 import { clientGone } from "../wire/refusals.js";
-import type { DoorState, Fellow } from "./door-state.js";
+import type { DoorClient, DoorState } from "./door-state.js";
 import { isPeerLinkId, type Link, Links, Mailbox, RequestLines, type ServerLink } from "./links.js";
 import { OpenRequests, ReadReceipts } from "./open-requests.js";
 import type { Reporter } from "./report.js";
@@ -22,8 +22,8 @@ const SETTLED_POLL_MS = 50;
 const READ_MS = 5_000;
 
 /**
- * A session that this client opened, on this host or on another one. It has everything that is needed to open the session
- * again.
+ * A session that this client opened, on this host or on another one. It has everything that is needed to open the
+ * session again.
  */
 export interface Attachment {
   readonly sessionId: string;
@@ -87,10 +87,10 @@ export interface ClientOrigin {
 }
 
 /**
- * The state of one client: its connections, sessions, turns and requests. The parts of the door that work for the client
- * share it.
+ * The state of one client: its connections, sessions, turns and requests. The parts of the door that work for the
+ * client share it.
  */
-export class ClientState implements Fellow {
+export class ClientState implements DoorClient {
   readonly door: DoorState;
   readonly socket: ClientSocket;
   readonly identity: Identity;
@@ -281,8 +281,8 @@ export class ClientState implements Fellow {
   }
 
   /**
-   * Resolves when the client's turns are over, its requests are answered, and it has read all this. An SDK loses the frames
-   * that it has received and not handled when the connection ends (measured with 1.0.14).
+   * Resolves when the client's turns are over, its requests are answered, and it has read all this. An SDK loses the
+   * frames that it has received and not handled when the connection ends (measured with 1.0.14).
    */
   async settled(signal: AbortSignal): Promise<void> {
     // Twice, because requests may arrive while the client reads.

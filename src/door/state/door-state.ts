@@ -94,8 +94,8 @@ export class LostHosts<Client> extends LostPeers<HostRecord, Client> {
   readonly #options: { takenOver: boolean; ttlMs: number };
 
   /**
-   * @param options `takenOver`: whether other hosts take over the sessions of a host that is gone. `ttlMs`: how long a host
-   * counts as alive after its last heartbeat.
+   * @param options `takenOver`: whether other hosts take over the sessions of a host that is gone. `ttlMs`: how long a
+   * host counts as alive after its last heartbeat.
    */
   constructor(options: { takenOver: boolean; ttlMs: number }, clock?: Pick<Clock, "now">) {
     super(clock);
@@ -142,8 +142,8 @@ const ANSWERED_BY = new Map(
 const ANSWERS = new Set<string>([...ANSWERED_BY.values()].flat());
 
 /**
- * Whether a method answers a server's question and the runtime finds that question by its id alone. The runtime would accept
- * such an answer from a client of any session.
+ * Whether a method answers a server's question and the runtime finds that question by its id alone. The runtime would
+ * accept such an answer from a client of any session.
  */
 export function isAnswer(method: string): boolean {
   return ANSWERS.has(method);
@@ -214,7 +214,7 @@ export interface DoorContext {
 const AT_ONCE = 8;
 
 /** The parts of a client that the door and other clients use. */
-export interface Fellow {
+export interface DoorClient {
   readonly user: string;
   readonly links: Links;
   /** Whether the client has the session open, and brought a tool with that name to it. */
@@ -250,9 +250,9 @@ export class DoorState implements DoorContext {
   readonly pace = new Pace();
   /** The questions that servers asked in the sessions that clients have open. */
   readonly questions = new ServerQuestions();
-  readonly clients = new Set<Fellow>();
-  readonly lostServers = new LostServers<Fellow>();
-  readonly lostHosts: LostHosts<Fellow>;
+  readonly clients = new Set<DoorClient>();
+  readonly lostServers = new LostServers<DoorClient>();
+  readonly lostHosts: LostHosts<DoorClient>;
   /**
    * One promise for each server that the door is stopping because the client that answered its model requests has gone.
    */
@@ -288,12 +288,12 @@ export class DoorState implements DoorContext {
    * Call this when the client `by` has loaded the session. Reopens it for the other clients that had it open before its
    * eviction.
    */
-  opened(sessionId: string, by: Fellow): void {
+  opened(sessionId: string, by: DoorClient): void {
     for (const client of this.clients) if (client !== by) client.follow(sessionId);
   }
 
   /** The users whose clients, other than `except`, brought a tool with that name to the session. */
-  bringers(sessionId: string, tool: string, except: Fellow): string[] {
+  bringers(sessionId: string, tool: string, except: DoorClient): string[] {
     const others = [...this.clients].filter((client) => client !== except && client.brings(sessionId, tool));
     return others.map(({ user }) => user);
   }

@@ -160,7 +160,7 @@ const LOOK_AGAIN_MS = [100, 1_000];
 const MOVED = "FLEET_SESSION_MOVED";
 
 /** A queue in the order in which the client sent its requests. An item that is put back gets its old position. */
-export class Line<T extends { readonly place: number }> {
+export class OrderedQueue<T extends { readonly place: number }> {
   readonly #items: T[] = [];
 
   get isEmpty(): boolean {
@@ -192,8 +192,8 @@ export class Line<T extends { readonly place: number }> {
 }
 
 /**
- * A queue between two parts of the door. One part puts work in, and the other takes it out. Only one call of `take` may wait
- * at a time.
+ * A queue between two parts of the door. One part puts work in, and the other takes it out. Only one call of `take` may
+ * wait at a time.
  */
 export class Mailbox<T> {
   readonly #items: T[] = [];
@@ -223,7 +223,7 @@ export class Mailbox<T> {
 }
 
 /** A client's request, and its position in the line of its session. */
-interface Visit {
+interface QueuedRequest {
   readonly request: ClientRequest;
   readonly name: string;
   /** The request's position in the order in which the client's requests came. */
@@ -234,13 +234,16 @@ interface Visit {
   notBefore: number;
 }
 
-/** Keeps one client's requests in order. There is one line for each session, and one line for requests without a session. */
+/**
+ * Keeps one client's requests in order. There is one line for each session, and one line for requests without a
+ * session.
+ */
 export class RequestLines {
   /** The names of new lines. The dispatcher takes each of them and serves the line until it is empty. */
   readonly unserved = new Mailbox<string>();
   readonly #looksAgain: boolean;
-  readonly #visits = new WeakMap<ClientRequest, Visit>();
-  readonly #lines = new Map<string, Line<Visit>>();
+  readonly #queued = new WeakMap<ClientRequest, QueuedRequest>();
+  readonly #lines = new Map<string, OrderedQueue<QueuedRequest>>();
   #places = 0;
 
   /**
@@ -257,17 +260,17 @@ export class RequestLines {
     // A new session without an id gets its own line, because no other request can be about it.
     const isAlone = request.method === "session.create" && typeof sessionId !== "string";
     const name = isAlone ? `new ${place}` : typeof sessionId === "string" ? sessionId : "";
-    const visit = { request, name, place, looks: 0, notBefore: 0 };
-    this.#visits.set(request, visit);
-    this.#insert(visit);
+    const queued = { request, name, place, looks: 0, notBefore: 0 };
+    this.#queued.set(request, queued);
+    this.#insert(queued);
   }
 
   placeOf(request: ClientRequest): number {
-    return this.#visits.get(request)?.place ?? this.#places;
+    return this.#queued.get(request)?.place ?? this.#places;
   }
 
   /** Takes the next request from a line. Removes the line if it is empty. */
-  next(name: string): Visit | undefined {
+  next(name: string): QueuedRequest | undefined {
     const next = this.#lines.get(name)?.take();
     if (next === undefined) this.#lines.delete(name);
     return next;
@@ -275,9 +278,9 @@ export class RequestLines {
 
   /** Whether an earlier request has come back to the line. If so, puts this request back behind the earlier one. */
   isOvertaking(request: ClientRequest): boolean {
-    const visit = this.#visits.get(request);
-    if (visit === undefined || this.#lines.get(visit.name)?.hasBefore(visit) !== true) return false;
-    this.#insert(visit);
+    const queued = this.#queued.get(request);
+    if (queued === undefined || this.#lines.get(queued.name)?.hasBefore(queued) !== true) return false;
+    this.#insert(queued);
     return true;
   }
 
@@ -287,21 +290,21 @@ export class RequestLines {
    * @returns false after the last attempt, or if another host relays the client; the client then gets the error
    */
   lookAgain(request: ClientRequest): boolean {
-    const visit = this.#visits.get(request);
-    const pauseMs = LOOK_AGAIN_MS[visit?.looks ?? LOOK_AGAIN_MS.length];
-    if (!this.#looksAgain || visit === undefined || pauseMs === undefined) return false;
-    visit.looks++;
-    visit.notBefore = performance.now() + pauseMs;
-    this.#insert(visit);
+    const queued = this.#queued.get(request);
+    const pauseMs = LOOK_AGAIN_MS[queued?.looks ?? LOOK_AGAIN_MS.length];
+    if (!this.#looksAgain || queued === undefined || pauseMs === undefined) return false;
+    queued.looks++;
+    queued.notBefore = performance.now() + pauseMs;
+    this.#insert(queued);
     return true;
   }
 
-  #insert(visit: Visit): void {
-    const line = this.#lines.get(visit.name) ?? new Line<Visit>();
-    line.insert(visit);
-    if (this.#lines.has(visit.name)) return;
-    this.#lines.set(visit.name, line);
-    this.unserved.put(visit.name);
+  #insert(queued: QueuedRequest): void {
+    const line = this.#lines.get(queued.name) ?? new OrderedQueue<QueuedRequest>();
+    line.insert(queued);
+    if (this.#lines.has(queued.name)) return;
+    this.#lines.set(queued.name, line);
+    this.unserved.put(queued.name);
   }
 }
 

@@ -24,8 +24,8 @@ export interface ForwardOptions {
   method?: string;
   params?: Params;
   /**
-   * Called with the server's answer. If it returns `hold`, the client does not get this answer, and the caller must answer
-   * the client.
+   * Called with the server's answer. If it returns `hold`, the client does not get this answer, and the caller must
+   * answer the client.
    */
   onAnswer?: (answer: Answer) => "hold" | undefined;
   /** Called when the server ends without an answer. If it returns `hold`, the caller must answer the client. */
@@ -45,7 +45,8 @@ interface Pending {
 }
 
 /**
- * A server's request to the client. The door sends it to the client under a new id, because two servers may use the same id.
+ * A server's request to the client. The door sends it to the client under a new id, because two servers may use the
+ * same id.
  */
 interface Asked {
   link: Link;
@@ -91,7 +92,8 @@ export class OpenRequests {
   }
 
   /**
-   * The length of all unanswered requests together, in bytes. The door keeps each of them in memory until it is answered.
+   * The length of all unanswered requests together, in bytes. The door keeps each of them in memory until it is
+   * answered.
    */
   get openBytes(): number {
     return this.#openBytes;
@@ -127,8 +129,8 @@ export class OpenRequests {
     const isTaken = !failed && this.#client.protocol.handlingOf(pending.request.method).handler === "send";
     const messageIds = isTaken ? messageIdsOf(resultIn(body), link.greeting) : null;
     const held = pending.options.onAnswer?.({ failed, body, messageIds }) === "hold";
-    // Delete the entry only now. If `resultIn` throws, the link is closed, and `drop` answers every request that still has
-    // an entry.
+    // Delete the entry only now. If `resultIn` throws, the link is closed, and `drop` answers every request that still
+    // has an entry.
     this.#pending.delete(message.id);
     if (held) return;
     this.#end(pending.request, failed ? "failed" : "answered");
@@ -143,8 +145,8 @@ export class OpenRequests {
   }
 
   /**
-   * Answers a request with an error. If the error shows that the session or user has moved to another host, puts the request
-   * back in its line instead.
+   * Answers a request with an error. If the error shows that the session or user has moved to another host, puts the
+   * request back in its line instead.
    *
    * @returns false if the request is back in its line
    */

@@ -98,8 +98,8 @@ export class Shares {
   /**
    * Counts one more connection of a user.
    *
-   * @param relayed whether the client claims that another front door relays it. Such connections count in a separate account
-   * of the user, because the client also counts at the other door, and because nothing proves the claim.
+   * @param relayed whether the client claims that another front door relays it. Such connections count in a separate
+   * account of the user, because the client also counts at the other door, and because nothing proves the claim.
    */
   admit(user: string, relayed: boolean, own?: OwnLimit): Share {
     // A user id cannot contain a colon, so this name is never that of another user.

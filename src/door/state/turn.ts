@@ -9,14 +9,14 @@ import type { ClientRequest } from "../wire/client-message.js";
 import type { ClientSocket } from "../wire/client-socket.js";
 import { brokenTurnFrames } from "../wire/events.js";
 import { refusalFrame } from "../wire/refusals.js";
-import { Line, Mailbox, type ServerLink } from "./links.js";
+import { Mailbox, OrderedQueue, type ServerLink } from "./links.js";
 import type { ReadReceipts } from "./open-requests.js";
 
 /** How long a turn may last before the door asks the server whether it is over, in milliseconds. */
 const ASK_AFTER_MS = 15_000;
 /**
- * The same as `ASK_AFTER_MS`, for a client that does not get the session's events. The door finds the end of its turn only
- * by asking.
+ * The same as `ASK_AFTER_MS`, for a client that does not get the session's events. The door finds the end of its turn
+ * only by asking.
  */
 const ASK_BLIND_MS = 250;
 /** How long the door waits for the answer to a prompt before it asks whether the turn is over, in milliseconds. */
@@ -25,9 +25,11 @@ const UNANSWERED_MS = 30_000;
 /**
  * A prompt of the client that was not refused. Until it is answered, it waits in one of three places:
  *
- * - in its line (`RequestLines`), until the dispatcher gives it to `PromptQueue`. `OpenRequests.refuse` puts it back there
+ * - in its line (`RequestLines`), until the dispatcher gives it to `PromptQueue`. `OpenRequests.refuse` puts it back
+ *   there
  *   if its session has moved to another host.
- * - in {@link Turn.waiting}, until the turn has begun and the earlier prompts have been sent. If the turn is over before
+ * - in {@link Turn.waiting}, until the turn has begun and the earlier prompts have been sent. If the turn is over
+ *   before
  *   that, `PromptQueue` moves the prompt to a new turn.
  * - in `OpenRequests`, after it was sent to the server.
  */
@@ -100,11 +102,11 @@ export class Turn {
   /** The session's record. {@link enter} replaces it, because the session may move while the turn waits. */
   record: SessionRecord;
   /** The prompts to send, in order. Each is sent once the turn has begun and the prompts before it have been sent. */
-  readonly waiting = new Line<Prompt>();
+  readonly waiting = new OrderedQueue<Prompt>();
   /**
-   * Resolves once the waiting prompts have been sent or refused. Null while no prompt is being sent. If the turn ends while
-   * a prompt is being sent, this stays set until that prompt is done. `PromptQueue` then moves the other waiting prompts to
-   * a new turn.
+   * Resolves once the waiting prompts have been sent or refused. Null while no prompt is being sent. If the turn ends
+   * while a prompt is being sent, this stays set until that prompt is done. `PromptQueue` then moves the other waiting
+   * prompts to a new turn.
    */
   sending: Promise<void> | null = null;
   /** Prompts that were sent in this turn and not refused. */
@@ -284,8 +286,8 @@ export class Turn {
       // If a prompt was sent while the server was being asked, ask again. The answer may be older than that prompt.
       if (this.#sentAt !== askedAt) continue;
       idleSince = idle ? (idleSince ?? this.#clock.now()) : null;
-      // Require two idle answers, or one after a `session.idle`. The server may give a single idle answer just before it
-      // begins a prompt.
+      // Require two idle answers, or one after a `session.idle`. The server may give a single idle answer just before
+      // it begins a prompt.
       const waitMs = isBlind() ? 0 : patienceMs();
       const isSure = waitMs === 0 ? idleBefore || missed : this.#clock.now() - (idleSince ?? 0) >= waitMs;
       if (idle && isSure) {
@@ -355,7 +357,9 @@ interface Own {
   failure: string | null;
   /** Whether the client's own turn had a `session.error`. The client may send a prompt right after reading it. */
   hasFailed: boolean;
-  /** Ends of other turns. The door holds them back, so that the client does not take them for the end of its own turn. */
+  /**
+   * Ends of other turns. The door holds them back, so that the client does not take them for the end of its own turn.
+   */
   held: HeldEnd[];
   /** Answers to prompts with `isRaced`. The client gets each answer when the prompt's turn is over. */
   late: LateAnswer[];
@@ -365,17 +369,22 @@ const NO_ANSWER = "The turn ended without an answer.";
 
 /**
  * Decides which ends of turns one client gets, and when, so that the SDK's `sendAndWait` returns the answer to its own
- * prompt (measured with 1.0.14). After `sendAndWait` has sent its prompt, it takes the first `session.idle` or `session.error`
- * for the end of its own turn, even if another client's turn has ended, and returns the last message until then. So:
+ * prompt (measured with 1.0.14). After `sendAndWait` has sent its prompt, it takes the first `session.idle` or
+ * `session.error` for the end of its own turn, even if another client's turn has ended, and returns the last message
+ * until then. So:
  *
- * - A client whose prompt waits does not get the ends of other turns. If the prompt is refused, it gets the last of them first.
- * - The client may send a prompt while the end of another turn is on its way to it. So the door asks after each such end whether
- *   the client has read it ({@link ReadReceipts}). If a prompt arrives before the client's answer, the door delays the answer to
- *   the prompt until the prompt's turn is over. It does the same for the `session.idle` that follows a `session.error` of the
+ * - A client whose prompt waits does not get the ends of other turns. If the prompt is refused, it gets the last of
+ *   them first.
+ * - The client may send a prompt while the end of another turn is on its way to it. So the door asks after each such
+ *   end whether
+ * the client has read it ({@link ReadReceipts}). If a prompt arrives before the client's answer, the door delays the
+ * answer to
+ * the prompt until the prompt's turn is over. It does the same for the `session.idle` that follows a `session.error` of
+ * the
  *   client's own turn. It does not wait for clients that never answer such questions.
  *
- * `answer`, `takenAgain`, `idle`, `error`, `cut`, `lost`, `cutOther` and `over` may send frames to the client. The other
- * methods only record something, or answer a question.
+ * `answer`, `takenAgain`, `idle`, `error`, `cut`, `lost`, `cutOther` and `over` may send frames to the client. The
+ * other methods only record something, or answer a question.
  */
 export class TurnEnds {
   readonly #client: ClientSocket;
@@ -398,8 +407,8 @@ export class TurnEnds {
   /**
    * Sends the answer to a request.
    *
-   * @param messageIds the ids of the prompts that the server took with this request. Null if the server refused the request,
-   * or if it is not a prompt.
+   * @param messageIds the ids of the prompts that the server took with this request. Null if the server refused the
+   * request, or if it is not a prompt.
    */
   answer(id: RpcId, frame: Buffer, messageIds: readonly string[] | null = null): void {
     const prompt = this.#open.get(id);
@@ -480,9 +489,9 @@ export class TurnEnds {
    * Sends a `session.idle`, or holds it back.
    *
    * @param isLast whether the event ends the turn
-   * @param isJudged whether another front door sent it. That door already holds back the ends that the client must not get.
-   * So this door holds an end back only while a prompt has no answer, because such a prompt may not have reached the other
-   * door.
+   * @param isJudged whether another front door sent it. That door already holds back the ends that the client must not
+   * get. So this door holds an end back only while a prompt has no answer, because such a prompt may not have reached
+   * the other door.
    */
   idle(sessionId: string, frame: Buffer, end: { isLast: boolean; isJudged: boolean; isError?: boolean }): void {
     const { isLast, isJudged, isError = false } = end;

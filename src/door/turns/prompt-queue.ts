@@ -41,7 +41,8 @@ export class PromptQueue {
   /**
    * Accepts a prompt. Resolves once the prompt has been sent or refused, or has to wait for a turn.
    *
-   * @throws FleetError `FLEET_TURN_FAILED` when the client has gone; `FLEET_POOL_DRAINING` when the door is about to close.
+   * @throws FleetError `FLEET_TURN_FAILED` when the client has gone; `FLEET_POOL_DRAINING` when the door is about to
+   * close.
    */
   async send(request: ClientRequest, record: SessionRecord): Promise<void> {
     const { gone, door, lines } = this.#state;
@@ -150,8 +151,8 @@ export class PromptQueue {
       void this.#settleDoubts(turn);
       await this.#sendWaiting(turn);
       const isFoundIdle = await untilOver(this.#state, this.#router, turn);
-      // If a prompt has not begun, send an error and not an idle. At an idle, the client's SDK would take the last message
-      // of another turn for the answer to its prompt.
+      // If a prompt has not begun, send an error and not an idle. At an idle, the client's SDK would take the last
+      // message of another turn for the answer to its prompt.
       if (isFoundIdle && attachments.has(id) && !ends.hasBegunAll(id) && !ends.holdsError(id))
         ends.cut(id, NEVER_BEGAN);
       else if (isFoundIdle) ends.over(id);
@@ -184,7 +185,8 @@ export class PromptQueue {
   }
 
   /**
-   * Moves the waiting prompts to a new turn, because this turn is over and has neither a lease nor a use marker any more.
+   * Moves the waiting prompts to a new turn, because this turn is over and has neither a lease nor a use marker any
+   * more.
    */
   #moveOn({ waiting, record }: Turn): void {
     const { gone, door } = this.#state;
@@ -196,8 +198,8 @@ export class PromptQueue {
   }
 
   /**
-   * Refuses a prompt. If its session has moved to another host, `OpenRequests.refuse` puts the prompt back in its line, and
-   * the dispatcher then relays it to that host.
+   * Refuses a prompt. If its session has moved to another host, `OpenRequests.refuse` puts the prompt back in its line,
+   * and the dispatcher then relays it to that host.
    */
   #refuse(prompt: Prompt, { id }: SessionRecord, error: unknown): void {
     const { requests, ends, report } = this.#state;

@@ -24,7 +24,8 @@ export async function settleDoubt(state: ClientState, turn: Turn, doubt: Doubt):
   const seen = ends.seen(id);
   let begun: ReadonlyMap<Prompt, string> | null = null;
   try {
-    // Without message ids we cannot find every prompt that has begun, and sending such a prompt again would run it twice.
+    // Without message ids we cannot find every prompt that has begun, and sending such a prompt again would run it
+    // twice.
     const isKnown = namesPrompts(doubt.link.greeting.version) && (await hasEnded(doubt.link.server));
     if (isKnown) begun = await begunPrompts(state, turn, doubt);
   } catch (error) {

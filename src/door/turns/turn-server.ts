@@ -26,8 +26,8 @@ const ENDING_MS = 2_000;
 const ENDING_POLL_MS = 20;
 
 /**
- * Like {@link Router.linkHere}, but tries again while a server is ending. Such a server refuses connections. Once it has
- * ended, the next try starts it again.
+ * Like {@link Router.linkHere}, but tries again while a server is ending. Such a server refuses connections. Once it
+ * has ended, the next try starts it again.
  */
 export async function linkOnceEnded(state: ClientState, router: Router, record: SessionRecord): Promise<ServerLink> {
   const until = performance.now() + ENDING_MS;
@@ -42,7 +42,9 @@ export async function linkOnceEnded(state: ClientState, router: Router, record: 
   }
 }
 
-/** The arguments of `useSession` for a turn of this client. `at` is the server on which the client has the session open. */
+/**
+ * The arguments of `useSession` for a turn of this client. `at` is the server on which the client has the session open.
+ */
 export function turnRequest(state: ClientState, { record, abort }: Turn): UseRequest {
   const { door, user, identity, attachments, links } = state;
   const { id, serverId } = record;
@@ -66,9 +68,9 @@ export function turnRequest(state: ClientState, { record, abort }: Turn): UseReq
 }
 
 /**
- * Connects the client to the server of its turn, by {@link linkOnceEnded}. If the client has the session open, also loads
- * the session there. Call it when the turn's server is not the one that the client is connected to: the session was unloaded
- * or moved, or its server was restarted.
+ * Connects the client to the server of its turn, by {@link linkOnceEnded}. If the client has the session open, also
+ * loads the session there. Call it when the turn's server is not the one that the client is connected to: the session
+ * was unloaded or moved, or its server was restarted.
  */
 export async function follow(state: ClientState, router: Router, { server, record }: SessionUse): Promise<void> {
   const { attachments, links } = state;
@@ -78,8 +80,8 @@ export async function follow(state: ClientState, router: Router, { server, recor
 }
 
 /**
- * Makes the turn's server ready for a prompt. Checks that a session which may change hosts is still here, because it may
- * have moved while the prompt waited.
+ * Makes the turn's server ready for a prompt. Checks that a session which may change hosts is still here, because it
+ * may have moved while the prompt waited.
  *
  * @throws FleetError `FLEET_SESSION_MOVED`; `FLEET_HOST_AWAY` when other hosts may count this one as gone;
  * `FLEET_STORAGE_UNUSABLE`; `FLEET_LIMIT_REACHED` when the session has used up its AI credits.
@@ -97,7 +99,9 @@ export async function prepare(state: ClientState, turn: Turn, link: ServerLink):
   await directory.assertStorage();
 }
 
-/** Calls {@link forgetApprovals} on a user's own server, unless this client itself has approved more than one tool call. */
+/**
+ * Calls {@link forgetApprovals} on a user's own server, unless this client itself has approved more than one tool call.
+ */
 async function askAgain({ attachments, door }: ClientState, { id }: SessionRecord, link: ServerLink): Promise<void> {
   const { upstream, own } = link;
   if (!own || attachments.get(id)?.approves === true) return;
@@ -166,7 +170,9 @@ function patienceMs(ends: Pick<TurnEnds, "hasBegunAll" | "holdsError">, id: stri
   return ends.holdsError(id) ? FAILED_MS : NEVER_BEGINS_MS;
 }
 
-/** Records what `resend.ts` needs to find out whether the server had begun the prompt. Call it right before the write. */
+/**
+ * Records what `resend.ts` needs to find out whether the server had begun the prompt. Call it right before the write.
+ */
 export function noteSent(state: ClientState, { sent, record: { id } }: Turn, prompt: Prompt, link: ServerLink): void {
   const home = state.homeOf(id, link.server);
   prompt.sent = { link, historyBytes: historyBytes(home, id), seenBefore: state.ends.seen(id), messageIds: null };

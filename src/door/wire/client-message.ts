@@ -24,8 +24,8 @@ export interface ClientRequest {
 }
 
 /**
- * A client's message. The door reads each frame once into this value, and checks the value. The server gets a new message,
- * which the door builds from the value.
+ * A client's message. The door reads each frame once into this value, and checks the value. The server gets a new
+ * message, which the door builds from the value.
  */
 export type ClientMessage =
   | ClientRequest
@@ -145,7 +145,9 @@ function hasHalves(body: Buffer): boolean {
   return owed !== -1;
 }
 
-/** Which half of a pair the four hexadecimal digits encode: D800 to DBFF is a first half, DC00 to DFFF a second half. */
+/**
+ * Which half of a pair the four hexadecimal digits encode: D800 to DBFF is a first half, DC00 to DFFF a second half.
+ */
 function halfAt(body: Buffer, at: number): "first" | "second" | "none" {
   if (String.fromCharCode(body[at] ?? 0).toLowerCase() !== "d") return "none";
   const second = Number.parseInt(String.fromCharCode(body[at + 1] ?? 0), 16);

@@ -3,8 +3,8 @@ import { ACKNOWLEDGEMENT, type Frame, FrameSplitter, PARSE_ERROR, ProtocolError 
 
 const STALL_MS = 60_000;
 /**
- * How long a whole frame may take to arrive: this many milliseconds, plus one millisecond for every 64 bytes of the frame
- * (64 kB/s).
+ * How long a whole frame may take to arrive: this many milliseconds, plus one millisecond for every 64 bytes of the
+ * frame (64 kB/s).
  */
 const FRAME_MS = 30_000;
 const FRAME_BYTES_PER_MS = 64;
@@ -45,8 +45,8 @@ interface ClientSocketListener {
 }
 
 /**
- * The socket of one client: receives and sends frames, and cuts off a client that stalls. An idle client may stay for ever.
- * TCP keep-alive detects a client whose machine has gone.
+ * The socket of one client: receives and sends frames, and cuts off a client that stalls. An idle client may stay for
+ * ever. TCP keep-alive detects a client whose machine has gone.
  */
 export class ClientSocket {
   /**
@@ -163,7 +163,9 @@ export class ClientSocket {
     this.#socket.resume();
   }
 
-  /** Sends a last frame and disconnects, at the latest after `END_MS`. Ignores everything that the client still sends. */
+  /**
+   * Sends a last frame and disconnects, at the latest after `END_MS`. Ignores everything that the client still sends.
+   */
   end(frame?: Buffer): void {
     if (this.#ending !== undefined) return;
     if (frame !== undefined) this.send(frame);
@@ -214,8 +216,8 @@ export class ClientSocket {
   }
 
   /**
-   * Makes the kernel acknowledge an unfinished frame at once, by sending something. Clients without TCP_NODELAY send the body
-   * of a frame only after the acknowledgement of its header, which our kernel would delay by about 40 ms. See
+   * Makes the kernel acknowledge an unfinished frame at once, by sending something. Clients without TCP_NODELAY send
+   * the body of a frame only after the acknowledgement of its header, which our kernel would delay by about 40 ms. See
    * `runtime/wire/frames.ts`.
    */
   #watchArrival(): void {

@@ -23,8 +23,8 @@ export function errorFrame(body: Buffer): { frame: Buffer; data: Record<string, 
 }
 
 /**
- * The `session.error` and `session.idle` that the door sends to a client when the server does not send the end of a turn
- * (shapes: `session-events.d.ts` of the SDK). The session's history contains neither event.
+ * The `session.error` and `session.idle` that the door sends to a client when the server does not send the end of a
+ * turn (shapes: `session-events.d.ts` of the SDK). The session's history contains neither event.
  */
 export function brokenTurnFrames(sessionId: string, message: string): Buffer[] {
   const error = { type: "session.error", data: { errorType: "server_lost", message } };

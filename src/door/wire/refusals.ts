@@ -12,8 +12,8 @@ export const AUTHENTICATION_FAILED = -32002;
 export const AUTHENTICATION_REQUIRED = -32001;
 
 /**
- * The error answer that the client gets. A refusal of another front door passes unchanged. For a bug, the client gets no
- * details, because only the log may have them.
+ * The error answer that the client gets. A refusal of another front door passes unchanged. For a bug, the client gets
+ * no details, because only the log may have them.
  */
 export function refusalFrame(id: RpcId | null, error: unknown): Buffer {
   if (error instanceof RpcError && error.fleetCode !== undefined) {
@@ -53,9 +53,9 @@ export function approvalDenied(method: string, setting?: string): FleetError {
 }
 
 /**
- * The refusal for a session that does not exist or that belongs to another user. A client cannot tell the two cases apart,
- * so it does not learn which ids other users have. The message begins like the runtime's own message, because clients check
- * for that text.
+ * The refusal for a session that does not exist or that belongs to another user. A client cannot tell the two cases
+ * apart, so it does not learn which ids other users have. The message begins like the runtime's own message, because
+ * clients check for that text.
  */
 export function noSuchSession(sessionId: string): FleetError {
   const message = `Session not found for sessionId: ${quote(sessionId)}, or it belongs to another user.`;

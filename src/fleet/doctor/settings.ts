@@ -53,8 +53,8 @@ export function nodeIsSupported(version: string, now: Date): Finding {
 }
 
 /**
- * Warns if the fleet's account owns the fleet's code or may write to it. An agent without a sandbox could then change the
- * code, and one under Landlock could change its modes.
+ * Warns if the fleet's account owns the fleet's code or may write to it. An agent without a sandbox could then change
+ * the code, and one under Landlock could change its modes.
  */
 export function codeIsProtected(folder: string | null, uid: number): Finding {
   if (folder === null || uid === 0) return ok(folder ?? "part of another package");
@@ -97,7 +97,9 @@ export const SETTINGS: readonly Row[] = [
   { name: "model", look: modelAnswers },
 ];
 
-/** Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others. */
+/**
+ * Reports how users are separated. Warns if a user's agent or client can run programs that read the state of others.
+ */
 async function isolationOf({ config, env }: Context): Promise<Finding> {
   const { isolation } = config;
   if (isolation === "shared") return ok("shared: clients of one server are separated by the front door's rules");

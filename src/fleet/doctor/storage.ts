@@ -267,7 +267,9 @@ async function strayProcesses({ parts: { stateRoot, store }, fix }: Context): Pr
 
 /** How many files to check. More would take long, and the first files usually show a mistake already. */
 const MOST_FILES = 20_000;
-/** Agents write below these folders. The check does not enter them, because the fleet reads as little there as it can. */
+/**
+ * Agents write below these folders. The check does not enter them, because the fleet reads as little there as it can.
+ */
 const OF_AGENTS = new Set(["home", "session-state"]);
 
 /** Checks that the files of the state belong to the fleet's account, and that no other account can read them. */

@@ -69,11 +69,11 @@ export class DoorGroup extends Group {
   }
 
   /**
-   * Opens the HTTP API: one address at which programs that speak HTTP use the fleet with their users' tokens. Close it before
-   * the fleet.
+   * Opens the HTTP API: one address at which programs that speak HTTP use the fleet with their users' tokens. Close it
+   * before the fleet.
    *
-   * @param options.listen an address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor that is
-   * already listening; if left out, `serve.http` of the configuration
+   * @param options.listen an address such as "127.0.0.1:4380", port 0 for any free port, or an inherited descriptor
+   * that is already listening; if left out, `serve.http` of the configuration
    * @throws FleetError `FLEET_ADDRESS_TAKEN` or `FLEET_ADDRESS_UNUSABLE` when it cannot listen on the address;
    * `FLEET_CONFIG_INVALID` when other machines can reach the address, and neither `serve.tls` nor `insecure` is set.
    */
@@ -163,8 +163,8 @@ export function apiFleet(parts: FleetParts, fleet: Fleet) {
       onRequests(parts, whose, listener),
     /**
      * Yields the recorded events of a session and, with `follow`, also the events that are added later.
-     * `sessions.followEvents` would add a controller to each of many streams, which costs memory. It is not needed here,
-     * because the caller's signal already ends a stream at once.
+     * `sessions.followEvents` would add a controller to each of many streams, which costs memory. It is not needed
+     * here, because the caller's signal already ends a stream at once.
      */
     readEvents: (id: string, options: Parameters<typeof readEvents>[2]) => readEvents(parts, id, options),
     /** How the identity relates to the session with this id. */
@@ -188,7 +188,9 @@ export function apiFleet(parts: FleetParts, fleet: Fleet) {
     },
     poolState: async () => poolState(await store.registry.read()),
     hostViews: async () => (await fleet.hosts.overview()).hosts,
-    /** The samples after the given time, from each host that answers. Without a time, all samples that the hosts have. */
+    /**
+     * The samples after the given time, from each host that answers. Without a time, all samples that the hosts have.
+     */
     samples: async (after: string | undefined) => {
       const { answers } = await parts.hosts.everywhere(async (host) => await host.samples({ after }));
       const ownName = own.name ?? ownHostName(parts.config, parts.stateRoot);

@@ -34,8 +34,8 @@ export class EventGroup extends Group {
   }
 
   /**
-   * Yields the events that {@link list} returns, and then each new event of any host, until the signal aborts or the caller stops
-   * reading. For each host that `after` names, yields only the events after the given number.
+   * Yields the events that {@link list} returns, and then each new event of any host, until the signal aborts or the
+   * caller stops reading. For each host that `after` names, yields only the events after the given number.
    */
   follow(filter: FollowFilter = {}): AsyncGenerator<FleetEvent, void, undefined> {
     const { hosts, warn } = this.parts;

@@ -141,8 +141,8 @@ export class ServerGroup extends Group {
   }
 
   /**
-   * Stops the servers as {@link stop} does, and starts them again with the same homes. A server keeps its port if the port
-   * is still free.
+   * Stops the servers as {@link stop} does, and starts them again with the same homes. A server keeps its port if the
+   * port is still free.
    */
   async restart(
     ids: readonly string[],
@@ -158,9 +158,9 @@ export class ServerGroup extends Group {
   }
 
   /**
-   * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime. Replaces
-   * the first server alone, and then at most `maxUnavailable` at a time, one host after the other. Drains an old process
-   * only after its new process answers.
+   * Replaces running servers with new processes on the same homes, for example to use a new version of the runtime.
+   * Replaces the first server alone, and then at most `maxUnavailable` at a time, one host after the other. Drains an
+   * old process only after its new process answers.
    *
    * @throws FleetError when a new process does not start. The old process and all remaining servers keep running. The
    * message contains the number of servers that were replaced before the failure.

@@ -211,11 +211,11 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Changes the purpose, the title, the TTL or the members of a session. Only its owner may do that. A list of `members`, even an
-   * empty one, makes the session collaborative.
+   * Changes the purpose, the title, the TTL or the members of a session. Only its owner may do that. A list of
+   * `members`, even an empty one, makes the session collaborative.
    *
-   * @param options a field that is left out stays as it is. `purpose: null` and `title: null` remove them, and with `ttl: null`,
-   * `session.ttl` applies
+   * @param options a field that is left out stays as it is. `purpose: null` and `title: null` remove them, and with
+   * `ttl: null`, `session.ttl` applies
    * @throws FleetError `FLEET_SESSION_CHANGED` when the session is not as `expected`.
    */
   async update(id: string, options: UpdateSessionOptions): Promise<SessionView> {
@@ -251,9 +251,9 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Returns the conversation so far, from the history on disk. Starts no server. Also works during a turn. Only the owner
-   * and the members may read it. A warning (`fleet.takeWarnings`) reports lines of the history that cannot be read.
-   * For a long conversation, {@link followTranscript} needs less memory.
+   * Returns the conversation so far, from the history on disk. Starts no server. Also works during a turn. Only the
+   * owner and the members may read it. A warning (`fleet.takeWarnings`) reports lines of the history that cannot be
+   * read. For a long conversation, {@link followTranscript} needs less memory.
    *
    * @param options.turns how many of the last turns to return; by default all
    * @throws FleetError `FLEET_SESSION_LOST` when the history is missing or too long; `FLEET_USAGE_INVALID` when
@@ -268,8 +268,8 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Yields the entries of {@link transcript} one by one. With `follow`, also yields the entries that are added later, until
-   * the signal aborts.
+   * Yields the entries of {@link transcript} one by one. With `follow`, also yields the entries that are added later,
+   * until the signal aborts.
    */
   followTranscript(
     id: string,
@@ -279,8 +279,8 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Yields the recorded events of a session, each once and in their order, with the ids that the runtime gives them. Starts no
-   * server. Only the owner and the members may read them. The runtime does not record deltas.
+   * Yields the recorded events of a session, each once and in their order, with the ids that the runtime gives them.
+   * Starts no server. Only the owner and the members may read them. The runtime does not record deltas.
    *
    * @param options.after the id of the last event that the caller has. It may come from another process or host.
    * @param options.follow whether to also yield the events that are added later, until the signal aborts
@@ -348,8 +348,8 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Answers one of {@link requests}: a permission with `decision`, a question with `answer`. Resolves with the request and its
-   * outcome.
+   * Answers one of {@link requests}: a permission with `decision`, a question with `answer`. Resolves with the request
+   * and its outcome.
    *
    * @param options.reason for a denial: the text that the model reads
    * @throws FleetError `FLEET_NAME_NOT_FOUND`; `FLEET_REQUEST_CLOSED` when the request no longer waits;
@@ -372,11 +372,12 @@ export class SessionGroup extends Group {
   }
 
   /**
-   * Writes a session of any host, with its history and files, to one new file on this machine. Only the owner may do that.
-   * Waits until no turn runs, and makes new turns wait during the export. Starts no server.
+   * Writes a session of any host, with its history and files, to one new file on this machine. Only the owner may do
+   * that. Waits until no turn runs, and makes new turns wait during the export. Starts no server.
    *
    * @throws FleetError `FLEET_SESSION_LOCKED` or `FLEET_SESSION_BUSY` when the session is not free in time;
-   * `FLEET_SESSION_LOST` when the history is missing; `FLEET_CONTENT_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file exists.
+   * `FLEET_SESSION_LOST` when the history is missing; `FLEET_CONTENT_TOO_LARGE`; `FLEET_USAGE_INVALID` when the file
+   * exists.
    */
   async export(id: string, options: ExportSessionOptions): Promise<ExportedSession> {
     return await exportSession(this.parts, id, { ...options, signal: options.signal ?? NEVER });

@@ -91,10 +91,10 @@ export class UserGroup extends Group {
   }
 
   /**
-   * Erases all data of a user on all hosts: sessions, histories, homes, tokens, placements, leases and logs. In the ledger and in
-   * the events, a pseudonym replaces the name. Stops the user's servers at once. Until the purge is complete, the user
-   * cannot begin anything new. If it is interrupted, the user's next purge, or the next gc or `serve` on each host,
-   * finishes it.
+   * Erases all data of a user on all hosts: sessions, histories, homes, tokens, placements, leases and logs. In the
+   * ledger and in the events, a pseudonym replaces the name. Stops the user's servers at once. Until the purge is
+   * complete, the user cannot begin anything new. If it is interrupted, the user's next purge, or the next gc or
+   * `serve` on each host, finishes it.
    *
    * The result lists what remains and why.
    *

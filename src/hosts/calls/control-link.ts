@@ -68,7 +68,8 @@ export class ControlLink implements AsyncDisposable {
   /**
    * Calls one method on the host.
    *
-   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when that host is gone or does not answer in time.
+   * @throws FleetError as the other host reports it; `FLEET_HOST_AWAY` when that host is gone or does not answer in
+   * time.
    */
   async call(method: string, params: object, { limitMs: wantedMs, signal }: CallOptions): Promise<unknown> {
     const limitMs = Math.min(wantedMs, LONGEST_TIMER_MS);
@@ -89,7 +90,9 @@ export class ControlLink implements AsyncDisposable {
   }
 }
 
-/** Returns a promise that resolves when the host counts as gone. Polls the store until the returned object is disposed. */
+/**
+ * Returns a promise that resolves when the host counts as gone. Polls the store until the returned object is disposed.
+ */
 export function whenGone(directory: HostDirectory, name: string): { promise: Promise<void> } & Disposable {
   const over = new AbortController();
   return { promise: watch(directory, name, over.signal), [Symbol.dispose]: () => over.abort() };

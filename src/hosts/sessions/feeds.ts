@@ -16,8 +16,9 @@ interface Following extends Disposable {
 }
 
 /**
- * The sessions that this process follows. Each has one feed, however many followers it has. The kernel reports the changes of
- * histories on this host. In addition, one timer looks at all histories, because the kernel does not report everything.
+ * The sessions that this process follows. Each has one feed, however many followers it has. The kernel reports the
+ * changes of histories on this host. In addition, one timer looks at all histories, because the kernel does not report
+ * everything.
  */
 export class HistoryFeeds {
   readonly #hosts: FleetHosts;
@@ -92,7 +93,9 @@ export class HistoryFeeds {
 
 /** How often to look at a history whose changes the kernel does not report, in milliseconds. */
 export const LOOK_MS = 250;
-/** How often to look at a history whose changes the kernel reports: another machine may write into shared storage, too. */
+/**
+ * How often to look at a history whose changes the kernel reports: another machine may write into shared storage, too.
+ */
 export const LOOK_REPORTED_MS = 2_000;
 /** How often to ask another host for the state of a history there, in milliseconds. */
 const LOOK_ELSEWHERE_MS = 1_000;

@@ -33,8 +33,8 @@ interface TranscriptRequest extends HistoryPartsRequest {
 /**
  * Yields the conversation of a session on any host. Warns about lines that cannot be read.
  *
- * @throws FleetError like {@link historyParts}; `FLEET_STATE_BUSY` when the history was replaced; `FLEET_USAGE_INVALID` when
- * the last `turns` are too long to be collected.
+ * @throws FleetError like {@link historyParts}; `FLEET_STATE_BUSY` when the history was replaced; `FLEET_USAGE_INVALID`
+ * when the last `turns` are too long to be collected.
  */
 export async function* readTranscript(
   context: HistoryContext,
@@ -101,7 +101,8 @@ class LastTurns {
       this.#bytes += bytesOf(entry);
       const isKept = ({ turn }: TranscriptEntry) => turn > entry.turn - this.#turns;
       if (this.entries[0] !== undefined && !isKept(this.entries[0])) {
-        // Remove the old entries at once: an agent can give a turn a million entries, and `shift` moves all that follow.
+        // Remove the old entries at once: an agent can give a turn a million entries, and `shift` moves all that
+        // follow.
         const from = this.#turns === 0 ? this.entries.length : this.entries.findIndex(isKept);
         for (const old of this.entries.splice(0, from)) this.#bytes -= bytesOf(old);
       }
@@ -155,10 +156,11 @@ interface ReadPart {
 
 /**
  * Yields the history of a session on any host, a piece at a time, so that a long history does not fill the memory.
- * Between pieces, lets other work in this process run. Checks for each megabyte that the user may still read the session.
+ * Between pieces, lets other work in this process run. Checks for each megabyte that the user may still read the
+ * session.
  *
- * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use the session; `FLEET_SESSION_LOST`; and the error of
- * a host that cannot be reached.
+ * @throws FleetError `FLEET_SESSION_NOT_FOUND` when the user may not use the session; `FLEET_SESSION_LOST`; and the
+ * error of a host that cannot be reached.
  */
 async function* historyParts(
   { hosts, finder, feeds }: HistoryContext,

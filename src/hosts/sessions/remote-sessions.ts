@@ -29,8 +29,8 @@ import type { FleetHosts } from "../fleet-hosts.js";
 import { RemoteHost } from "../remote-host.js";
 
 /**
- * Creates and opens sessions on other hosts, through the front doors of these hosts. `OpenSessions` and `SessionFinder` call
- * it by the interfaces that they define.
+ * Creates and opens sessions on other hosts, through the front doors of these hosts. `OpenSessions` and `SessionFinder`
+ * call it by the interfaces that they define.
  */
 export class RemoteSessions implements SessionsElsewhere {
   readonly #sessions: Sessions;

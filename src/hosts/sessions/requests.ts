@@ -69,8 +69,8 @@ export function onRequests(
 }
 
 /**
- * Yields the changes of a user's requests in a session from now on, at any host, until the signal aborts or the caller stops
- * reading.
+ * Yields the changes of a user's requests in a session from now on, at any host, until the signal aborts or the caller
+ * stops reading.
  */
 export function followRequests(
   context: RequestsContext,

@@ -197,7 +197,8 @@ export class Exchange {
   /**
    * Reads the whole body if it is small enough to keep. Returns null if it has to pass through instead.
    *
-   * @param rule the rule that the body has to follow, so that it has to be read whatever its size; null if there is none
+   * @param rule the rule that the body has to follow, so that it has to be read whatever its size; null if there is
+   * none
    */
   async #body(session: GatewaySession, rule: BodyRule | null): Promise<Buffer | null> {
     const bytes = Number(this.#request.headers["content-length"] ?? Number.NaN);

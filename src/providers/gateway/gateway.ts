@@ -12,8 +12,8 @@ import { openUpstreams, type Upstream } from "./upstream.js";
 import { WireFormat } from "./wire.js";
 
 /**
- * How long the model service may be silent, in milliseconds. It is shorter than the 10 minutes that the runtime (1.0.85)
- * waits, so that the error names the service.
+ * How long the model service may be silent, in milliseconds. It is shorter than the 10 minutes that the runtime
+ * (1.0.85) waits, so that the error names the service.
  */
 const SILENCE_MS = 9 * 60 * 1000;
 
@@ -45,8 +45,8 @@ export class ModelGateway {
   /** By session id. */
   readonly #sessions = new Map<string, Session>();
   /**
-   * By the digests of the sessions' tokens. The duration of a look-up by digest does not reveal how much of a wrong token
-   * is right.
+   * By the digests of the sessions' tokens. The duration of a look-up by digest does not reveal how much of a wrong
+   * token is right.
    */
   readonly #byToken = new Map<string, Session>();
 
@@ -120,7 +120,9 @@ export class ModelGateway {
     };
   }
 
-  /** Revokes the session's token, and closes its connections to the model service. Requests that are under way go on. */
+  /**
+   * Revokes the session's token, and closes its connections to the model service. Requests that are under way go on.
+   */
   forget(sessionId: string): void {
     const session = this.#sessions.get(sessionId);
     if (session === undefined) return;

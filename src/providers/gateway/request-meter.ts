@@ -78,8 +78,9 @@ export class RequestMeter {
   }
 
   /**
-   * Records the end and the usage, once. Does nothing if the request never left this process. Unless the request failed,
-   * estimates the numbers that the service has not reported, because an agent may cut every answer before its usage.
+   * Records the end and the usage, once. Does nothing if the request never left this process. Unless the request
+   * failed, estimates the numbers that the service has not reported, because an agent may cut every answer before its
+   * usage.
    */
   end(outcome: "completed" | "cut" | "failed"): void {
     this.#usage?.end();

@@ -12,8 +12,8 @@ const UNUSED_MS = 60_000;
 const TUNNEL_MS = 30_000;
 
 /**
- * One session's connections to the model service, which stay open between requests. Sessions do not share them. So if an
- * agent makes the service read one request as two, only its own session gets the wrong answer.
+ * One session's connections to the model service, which stay open between requests. Sessions do not share them. So if
+ * an agent makes the service read one request as two, only its own session gets the wrong answer.
  *
  * The disposal closes the unused connections, and each other one when its request has ended.
  */

@@ -57,8 +57,8 @@ const WIRES: Readonly<Record<RemoteProvider["type"], Wire>> = {
 
 /**
  * The headers of a request that reach the model service: those that the runtime (1.0.85) sends, without the ones about
- * the connection, the length and the key. An agent can send others, which could choose who pays, or how the service reads
- * the length of the body.
+ * the connection, the length and the key. An agent can send others, which could choose who pays, or how the service
+ * reads the length of the body.
  */
 const PASSED_ON =
   /^(?:accept|content-type|user-agent|anthropic-(?:beta|version)|x-initiator|x-interaction-(?:id|type)|x-request-id|x-stainless-[a-z-]+)$/;
@@ -162,9 +162,9 @@ const IN_BACKGROUND = 'The model gateway refuses "background": true, because the
 const WITH_USAGE = Buffer.from(',"stream_options":{"include_usage":true}}');
 
 /**
- * The body of a chat completion that asks for the usage if it asks for a stream. Returns the same body if it ends as the
- * runtime's bodies do and has the key nowhere else, because a scan would take time. JSON can also write a letter of the
- * key as an escape that begins with `\u`.
+ * The body of a chat completion that asks for the usage if it asks for a stream. Returns the same body if it ends as
+ * the runtime's bodies do and has the key nowhere else, because a scan would take time. JSON can also write a letter of
+ * the key as an escape that begins with `\u`.
  */
 function withUsage(body: Buffer): Buffer {
   const from = body.length - WITH_USAGE.length;
@@ -179,7 +179,9 @@ function withUsage(body: Buffer): Buffer {
   return Buffer.concat([body.subarray(0, start), Buffer.from(text), body.subarray(end)]);
 }
 
-/** The body of a request for a response that is not made in the background, where its usage would not pass the gateway. */
+/**
+ * The body of a request for a response that is not made in the background, where its usage would not pass the gateway.
+ */
 function inForeground(body: Buffer): Buffer {
   const background = membersOf(body).get("background");
   if (background !== undefined && !isOff(body, background)) throw new BadBody(IN_BACKGROUND);
@@ -187,8 +189,8 @@ function inForeground(body: Buffer): Buffer {
 }
 
 /**
- * The members of the JSON object in a body, by key. Does not parse the body, because the process would serve nobody else
- * during that time. If the body is not valid JSON, the service still finds the same members, or refuses it.
+ * The members of the JSON object in a body, by key. Does not parse the body, because the process would serve nobody
+ * else during that time. If the body is not valid JSON, the service still finds the same members, or refuses it.
  */
 function membersOf(body: Buffer): ReadonlyMap<string, Member> {
   const scan = scanWithin(body, LIMITS);

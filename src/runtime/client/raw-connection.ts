@@ -99,7 +99,8 @@ export async function isInTurn(
 }
 
 /**
- * The server's answer. Null if the server answers with an error, for example because it does not have the session in memory.
+ * The server's answer. Null if the server answers with an error, for example because it does not have the session in
+ * memory.
  */
 export async function unlessRefused(answer: Promise<unknown>): Promise<unknown> {
   return await answer.catch((error: unknown) => {

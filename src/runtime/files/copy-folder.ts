@@ -34,7 +34,10 @@ export async function copyBeside(from: string, target: string): Promise<string> 
   }
 }
 
-/** Copies files and folders. Leaves out links, pipes and devices, because the user's agent may have put them into `from`. */
+/**
+ * Copies files and folders. Leaves out links, pipes and devices, because the user's agent may have put them into
+ * `from`.
+ */
 async function copyFolder(from: string, to: string): Promise<void> {
   using source = HeldFolder.open(from);
   if (source === null) throw new Error(`${from} is not a folder`);

@@ -41,8 +41,8 @@ export function sharedStatePath(stateRoot: string): string {
 }
 
 /**
- * Links a shared server's session state to the folder of all shared servers, so that each of them can open any session. The
- * rest of each home stays separate, because two servers cannot write to the same home.
+ * Links a shared server's session state to the folder of all shared servers, so that each of them can open any session.
+ * The rest of each home stays separate, because two servers cannot write to the same home.
  */
 export function shareSessionState(stateRoot: string, home: string): void {
   const common = sharedStatePath(stateRoot);

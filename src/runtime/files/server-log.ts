@@ -94,7 +94,8 @@ export function appendToLog(home: string, text: string, at: Date | null = new Da
 }
 
 /**
- * The time at the beginning of a line, ISO 8601 in UTC. Null for a line without a time, such as the lines of the runtime.
+ * The time at the beginning of a line, ISO 8601 in UTC. Null for a line without a time, such as the lines of the
+ * runtime.
  */
 export function timeOfLine(line: string): string | null {
   return TIMED_LINE.exec(line)?.[1] ?? null;
@@ -159,8 +160,8 @@ function inOneLine(lines: readonly string[]): string {
 }
 
 /*
- * The agent of a server can write anything to the server's log, because the log is the output of the server. So the fleet
- * signs its own lines. The key is beside the log, and the sandbox keeps both out of the agent's reach.
+ * The agent of a server can write anything to the server's log, because the log is the output of the server. So the
+ * fleet signs its own lines. The key is beside the log, and the sandbox keeps both out of the agent's reach.
  */
 
 const KEY_BYTES = 32;

@@ -186,8 +186,8 @@ export interface HistoryPart {
 let lastPiece: Promise<void> = Promise.resolve();
 
 /**
- * Wait for this between two pieces of a history. However many readers wait, only one of them goes on in each round of the
- * event loop, so that many readers do not stop other work for longer than one reader does.
+ * Wait for this between two pieces of a history. However many readers wait, only one of them goes on in each round of
+ * the event loop, so that many readers do not stop other work for longer than one reader does.
  */
 export async function nextPiece(): Promise<void> {
   lastPiece = lastPiece.then(async () => await yieldToOthers());

@@ -179,7 +179,8 @@ function isPromptLine(line: Line): boolean {
 }
 
 /**
- * The prompt in a line. Empty for a prompt inside a turn: a sub-agent's prompt, or a prompt with which autopilot continues.
+ * The prompt in a line. Empty for a prompt inside a turn: a sub-agent's prompt, or a prompt with which autopilot
+ * continues.
  */
 function readPrompt(line: Line): RecordedPrompt[] {
   const event = readEvent(line);

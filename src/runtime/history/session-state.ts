@@ -5,8 +5,8 @@ import { HeldFolder, regain, walk } from "../../base/held-folder.js";
 import type { OwnView } from "../../base/server.js";
 
 /*
- * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own list
- * hides sessions that never had a turn, and reading the folders is faster. Measured with runtime 1.0.85.
+ * This file reads the runtime's folders of sessions, `COPILOT_HOME/session-state/<id>/`, directly. The runtime's own
+ * list hides sessions that never had a turn, and reading the folders is faster. Measured with runtime 1.0.85.
  */
 
 /**
@@ -99,8 +99,8 @@ function openSession(home: string, sessionId: string): HeldFolder | null {
 }
 
 /**
- * Like {@link openSessionState}, but also null if the user has made the folder unreadable, because one user must not make
- * the whole listing fail.
+ * Like {@link openSessionState}, but also null if the user has made the folder unreadable, because one user must not
+ * make the whole listing fail.
  */
 function openReadable(home: string): HeldFolder | null {
   try {
@@ -224,8 +224,8 @@ export function openHistoryFile(home: string, sessionId: string): number | null 
 }
 
 /**
- * Like {@link openHistoryFile}, but takes the path of the folder that contains the sessions' folders. Do not pass a folder
- * in a home. This function does not check the path, so a user's agent could have replaced the folder there.
+ * Like {@link openHistoryFile}, but takes the path of the folder that contains the sessions' folders. Do not pass a
+ * folder in a home. This function does not check the path, so a user's agent could have replaced the folder there.
  */
 export function openHistoryIn(sessionState: string, sessionId: string): number | null {
   using state = HeldFolder.open(sessionState);

@@ -202,8 +202,8 @@ function textOf(value: unknown): string | null {
 }
 
 /**
- * Whether the runtime itself made a prompt, for example to continue in autopilot, or to pass on a skill's text. Its `source`
- * then names a part of the runtime.
+ * Whether the runtime itself made a prompt, for example to continue in autopilot, or to pass on a skill's text. Its
+ * `source` then names a part of the runtime.
  */
 function isMadeByRuntime({ isAutopilotContinuation, source }: Record<string, unknown>): boolean {
   return isAutopilotContinuation === true || (typeof source === "string" && source !== "user");

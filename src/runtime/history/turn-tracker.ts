@@ -10,12 +10,13 @@ const QUIET_MS = 2_000;
  *
  * The runtime's signal for the end of a turn, `session.idle`, is not in the history. `assistant.turn_end` ends only a
  * single call of the model. The rules below were observed with the runtime of SDK 1.0.14 (see
- * `test/faults/turn-watch.test.ts`). A turn begins with a `user.message` of the main agent (no `agentId`). A step of the
- * turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
+ * `test/faults/turn-watch.test.ts`). A turn begins with a `user.message` of the main agent (no `agentId`). A step of
+ * the turn is one `assistant.turn_start … assistant.message … assistant.turn_end`.
  *
  * - Plain turn: it has one step, whose message has text and asks for no tools.
- * - Tools: each call of the model is a step. Every tool that it asked for has its `tool.execution_complete` before the step
- *   ends. The next step begins within a millisecond. A tool that fails or that rules forbid does not end the turn. A tool
+ * - Tools: each call of the model is a step. Every tool that it asked for has its `tool.execution_complete` before
+ *   the step
+ * ends. The next step begins within a millisecond. A tool that fails or that rules forbid does not end the turn. A tool
  *   that the user refuses (error code `rejected`) ends the turn without a further event, unless the user gave a reason.
  * - Failed turn: the step ends without a message or with an empty message, followed by `session.error`. Retries leave
  *   no trace.
@@ -27,7 +28,8 @@ const QUIET_MS = 2_000;
  *   `session.resume` has `sessionWasActive: true`.
  * - Queued prompts (`delivery: queued`) are separate turns. Each is written when its turn begins.
  * - Steering prompts (`delivery: steering`) belong to the turn that is in flight.
- * - Sub-agents write all these kinds of events with their `agentId`. Background sub-agents outlive the step, and the turn
+ * - Sub-agents write all these kinds of events with their `agentId`. Background sub-agents outlive the step, and the
+ *   turn
  *   continues. When they are done, a `system.notification` and a step without a prompt follow.
  *
  * The history contains neither the pieces of streamed text nor shell commands in the background. A turn writes nothing
@@ -216,7 +218,10 @@ export interface OpenTurn {
   lastEventAtMs: number;
 }
 
-/** The most tools and sub-agents of a turn whose ends we wait for. Only an agent that writes the history itself exceeds it. */
+/**
+ * The most tools and sub-agents of a turn whose ends we wait for. Only an agent that writes the history itself exceeds
+ * it.
+ */
 export const MOST_PENDING = 10_000;
 
 function addPending(ids: Set<string>, id: string): void {
@@ -319,7 +324,9 @@ export function withReason<Event extends { type: string; data: object }>(event: 
   return { ...event, data: { ...event.data, message: reasonOf(String(event.data.message)) } };
 }
 
-/** Whether the same prompt may succeed soon, because the runtime itself has tried again. Takes both forms of a message. */
+/**
+ * Whether the same prompt may succeed soon, because the runtime itself has tried again. Takes both forms of a message.
+ */
 export function mayPass(message: string): boolean {
   return RETRIED.test(message) || /The server gave up after \d+ tries\.$|^Could not connect to local/.test(message);
 }

@@ -46,7 +46,8 @@ export class ForegroundCommand {
   }
 
   /**
-   * Ends the command and everything that it started. Resolves when all these processes are gone, or 5 seconds after SIGKILL.
+   * Ends the command and everything that it started. Resolves when all these processes are gone, or 5 seconds after
+   * SIGKILL.
    */
   async end(graceMs: number): Promise<void> {
     const leader = this.#child.pid === undefined ? null : identify(this.#child.pid);

@@ -258,8 +258,8 @@ function startTimeout(launch: Launch, signal: AbortSignal): FleetError {
 
 /**
  * The variable that passes the GitHub token to a server. The command line contains only the variable's name
- * (`--auth-token-env`). The runtime removes this variable from the environment of tools and MCP servers, but does not remove
- * other variables (measured with 1.0.85).
+ * (`--auth-token-env`). The runtime removes this variable from the environment of tools and MCP servers, but does not
+ * remove other variables (measured with 1.0.85).
  */
 const GITHUB_TOKEN_VARIABLE = "COPILOT_GITHUB_TOKEN";
 
@@ -317,8 +317,8 @@ export function temporaryFolder(home: string): string {
 }
 
 /**
- * The complete environment of a server. `HOME` is the server's home, so that tools do not use the operator's files. To give
- * servers the operator's `HOME`, list `HOME` in `runtime.env`.
+ * The complete environment of a server. `HOME` is the server's home, so that tools do not use the operator's files. To
+ * give servers the operator's `HOME`, list `HOME` in `runtime.env`.
  */
 export function serverEnvironment(launch: Launch): Record<string, string> {
   const { server, launchId, connectionToken, githubToken, settings, stateRoot, sandbox, copilotHome, env } = launch;

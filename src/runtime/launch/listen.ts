@@ -25,9 +25,9 @@ const MAX_TRIES = 20;
 const twins = new WeakMap<Server, Server>();
 
 /**
- * Makes `server` listen on the address that `key` configures, and on the same port of the other family. Otherwise, another
- * program on this machine could listen there, and receive the tokens of clients that connect to `localhost`. Resolves
- * with the real address: port 0 has become the chosen port. {@link stopListening} ends both listeners.
+ * Makes `server` listen on the address that `key` configures, and on the same port of the other family. Otherwise,
+ * another program on this machine could listen there, and receive the tokens of clients that connect to `localhost`.
+ * Resolves with the real address: port 0 has become the chosen port. {@link stopListening} ends both listeners.
  */
 export async function listenOn(
   server: Server,

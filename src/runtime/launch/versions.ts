@@ -43,8 +43,8 @@ function packageOf(path: string): Package | null {
 }
 
 /**
- * The protocol versions that this fleet speaks. `PROTOCOLS` in `door/policy/methods.ts` has the front door's tables for each. The
- * front door does not translate between versions: it connects a client only to servers of the same version.
+ * The protocol versions that this fleet speaks. `PROTOCOLS` in `door/policy/methods.ts` has the front door's tables for
+ * each. The front door does not translate between versions: it connects a client only to servers of the same version.
  */
 export const SUPPORTED_VERSIONS: ReadonlySet<number> = new Set([3]);
 

@@ -10,8 +10,8 @@ import type { Endpoint } from "../wire/rpc-client.js";
 import { identify, isAlive, processesOfSession } from "./process-table.js";
 
 /**
- * The endpoint of a server. Throws unless the kernel shows that connections to the server's port reach the recorded process
- * itself.
+ * The endpoint of a server. Throws unless the kernel shows that connections to the server's port reach the recorded
+ * process itself.
  */
 export function provenEndpoint(server: ServerRecord): Endpoint {
   const { process: identity, port } = server;

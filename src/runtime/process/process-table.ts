@@ -5,8 +5,8 @@ import { LAUNCH_VARIABLE, type ProcessIdentity } from "../../base/server.js";
 import { type ProcessExit, type ProcessVariables, type SeenProcess, system } from "../../base/system/system.js";
 
 /*
- * This file identifies processes by what `base/system/` reads from the operating system. Every result is a snapshot: check
- * an identity again right before you act on it.
+ * This file identifies processes by what `base/system/` reads from the operating system. Every result is a snapshot:
+ * check an identity again right before you act on it.
  */
 
 let host: string | undefined;
@@ -67,8 +67,8 @@ export function ownIdentity(): ProcessIdentity {
 }
 
 /**
- * Whether exactly this process is still running. False for a reused PID, after a reboot, for a zombie, and for a process of
- * another host or PID namespace. The host name is not compared, because it may change while processes run.
+ * Whether exactly this process is still running. False for a reused PID, after a reboot, for a zombie, and for a
+ * process of another host or PID namespace. The host name is not compared, because it may change while processes run.
  */
 export function isAlive(identity: ProcessIdentity): boolean {
   const found = identify(identity.pid);
@@ -113,16 +113,17 @@ export const FLEET_VARIABLE = "COPILOTFLEET_OWNER";
 const SESSION_VARIABLE = "COPILOT_AGENT_SESSION_ID";
 
 /**
- * The mark of a launch, a number of 48 bits. Our launcher gives it to the server as its limit on file locks. So we find what
- * an agent started even if that has changed its environment and its parent. The mark does not reveal the launch id.
+ * The mark of a launch, a number of 48 bits. Our launcher gives it to the server as its limit on file locks. So we find
+ * what an agent started even if that has changed its environment and its parent. The mark does not reveal the launch
+ * id.
  */
 export function markOf(launchId: string): number {
   return createHash("sha256").update(launchId).digest().readUIntBE(0, 6);
 }
 
 /**
- * The processes of a launch: the server and everything that it started. Looks at every process of this user, so do not call
- * this often.
+ * The processes of a launch: the server and everything that it started. Looks at every process of this user, so do not
+ * call this often.
  */
 export function processesOfLaunch(launchId: string): ProcessIdentity[] {
   const { processes } = system();
@@ -133,8 +134,8 @@ export function processesOfLaunch(launchId: string): ProcessIdentity[] {
 export interface LaunchedProcess {
   identity: ProcessIdentity;
   /**
-   * The session in the environment of the process, or else in that of its nearest ancestor in the launch. Null if neither
-   * names a session.
+   * The session in the environment of the process, or else in that of its nearest ancestor in the launch. Null if
+   * neither names a session.
    */
   sessionId: string | null;
   parent: number;
@@ -164,8 +165,9 @@ export function processesByLaunch(stateRoot: string): Map<string, LaunchedProces
 }
 
 /**
- * Finds the launch and the session of a process in its environment, or else in the environment of its nearest ancestor. Does
- * not look beyond the launch, because the fleet itself may run inside a session of another fleet or of any Copilot CLI.
+ * Finds the launch and the session of a process in its environment, or else in the environment of its nearest ancestor.
+ * Does not look beyond the launch, because the fleet itself may run inside a session of another fleet or of any Copilot
+ * CLI.
  */
 function attribute(
   found: ProcessVariables,

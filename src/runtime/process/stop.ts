@@ -46,9 +46,9 @@ const BWRAP_END_MS = 1_000;
 const KILL_WAIT_MS = 5_000;
 
 /**
- * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills all other processes of its
- * process session and of its launch. Checks the identity of each process right before each signal, because PIDs are reused.
- * SIGTERM cuts turns in flight, so drain the server first.
+ * Stops a server and everything that it started: SIGTERM, a grace period, SIGKILL. Then kills all other processes of
+ * its process session and of its launch. Checks the identity of each process right before each signal, because PIDs are
+ * reused. SIGTERM cuts turns in flight, so drain the server first.
  */
 export async function stopServer(
   { process: identity, launchId, home, sandbox }: StopTarget,

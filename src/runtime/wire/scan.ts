@@ -151,8 +151,8 @@ function skipBlanks(text: Buffer, from: number): number {
 }
 
 /**
- * Returns the offset after a string. Finds its end with one search for a quote, so megabytes cost little. After the first
- * escaped quote, checks each byte, because searches for quotes that are close together are slow.
+ * Returns the offset after a string. Finds its end with one search for a quote, so megabytes cost little. After the
+ * first escaped quote, checks each byte, because searches for quotes that are close together are slow.
  */
 function skipString(text: Buffer, from: number): number {
   const quote = text.indexOf(QUOTE, from + 1);
@@ -170,7 +170,9 @@ function skipString(text: Buffer, from: number): number {
   return -1;
 }
 
-/** Whether a byte can occur in a number, `true`, `false` or `null`: a digit, a lower-case letter, `+`, `-`, `.` or `E`. */
+/**
+ * Whether a byte can occur in a number, `true`, `false` or `null`: a digit, a lower-case letter, `+`, `-`, `.` or `E`.
+ */
 function isScalar(byte: number | undefined): boolean {
   if (byte === undefined) return false;
   const isDigitOrLetter = (byte >= 0x30 && byte <= 0x39) || (byte >= 0x61 && byte <= 0x7a);
@@ -191,9 +193,9 @@ export type ServerMessage =
   | { kind: "notification"; method: string; sessionId: string | undefined; eventType: string | undefined };
 
 /**
- * How most of the runtime's frames begin: an event of a session, or a lifecycle notification. The rest of such a frame is
- * not read, because an event may have megabytes. The pattern accepts only names in printable ASCII without escapes, so
- * that their bytes can be used as they are.
+ * How most of the runtime's frames begin: an event of a session, or a lifecycle notification. The rest of such a frame
+ * is not read, because an event may have megabytes. The pattern accepts only names in printable ASCII without escapes,
+ * so that their bytes can be used as they are.
  */
 const NOTIFICATION =
   /^\{"jsonrpc":"2\.0","method":"session\.(?:event","params":\{"sessionId":"([ !#-[\]-~]*)","event":\{"type":"([ !#-[\]-~]*)"|lifecycle","params":\{"type":"([ !#-[\]-~]*)","sessionId":"([ !#-[\]-~]*)")/;

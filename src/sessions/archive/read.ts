@@ -19,8 +19,8 @@ const MOST_FIRST_LINE = 64 * 1024;
 const CHUNK_BYTES = 64 * 1024;
 
 /**
- * Reads an archive from its beginning to its last byte, and checks all of it: the manifest, each header, the content of each
- * file, and that nothing follows. Without a receiver, writes nothing.
+ * Reads an archive from its beginning to its last byte, and checks all of it: the manifest, each header, the content of
+ * each file, and that nothing follows. Without a receiver, writes nothing.
  *
  * @throws FleetError `FLEET_USAGE_INVALID`
  */

@@ -54,7 +54,9 @@ interface GcContext extends Pick<SessionsContext, "store" | "pool" | "directory"
 }
 
 export interface GcRequest {
-  /** How long a session must be unused before it is deleted, such as `24h`. Default: `session.ttl` of the configuration. */
+  /**
+   * How long a session must be unused before it is deleted, such as `24h`. Default: `session.ttl` of the configuration.
+   */
   ttl?: Duration;
   /** Change nothing, and report what would be done. */
   dryRun?: boolean;
@@ -69,8 +71,8 @@ export interface GcRequest {
 
 export interface GcOptions extends Required<Pick<GcRequest, "dryRun" | "signal">> {
   /**
-   * How long a session must be unused before it is deleted, in milliseconds; infinite: such sessions are kept. A session's
-   * own TTL takes precedence.
+   * How long a session must be unused before it is deleted, in milliseconds; infinite: such sessions are kept. A
+   * session's own TTL takes precedence.
    */
   ttlMs: number;
   user: string | undefined;
@@ -99,8 +101,8 @@ export interface GcResult {
 const SESSIONS_AT_ONCE = 200;
 
 /**
- * Deletes every unused session past its TTL, on disk and in the store. Repairs broken servers and removes unused ones. Any
- * number of gcs and other commands may run at the same time. If a gc is killed, the next one finishes its work.
+ * Deletes every unused session past its TTL, on disk and in the store. Repairs broken servers and removes unused ones.
+ * Any number of gcs and other commands may run at the same time. If a gc is killed, the next one finishes its work.
  */
 export async function collectGarbage(context: GcContext, options: GcOptions): Promise<GcResult> {
   const { store, stateRoot, pool, directory } = context;
@@ -176,7 +178,7 @@ async function deleteAll(
     const run = new Run(state.path);
     let finished = false;
     try {
-      const killed = found.business.get(state)?.killed ?? new Set();
+      const killed = found.otherRuns.get(state)?.killed ?? new Set();
       if (user === undefined) outcomes.push(...(await finishLeftovers(store, run, run.inherit(killed))));
       await deleteIn(
         run,
@@ -255,8 +257,8 @@ export class Run {
   /**
    * Takes over the folders of killed gcs by renaming them, so that no other gc does.
    *
-   * @param killed the folders of the gcs that were dead at the survey. If a gc was killed later, its folder stays for the
-   * next gc, because the survey left out the sessions in its journal.
+   * @param killed the folders of the gcs that were dead at the survey. If a gc was killed later, its folder stays for
+   * the next gc, because the survey left out the sessions in its journal.
    */
   inherit(killed: ReadonlySet<string>): Leftover[] {
     const before = runsBeside(this.#statePath).filter(({ path }) => killed.has(path));
@@ -289,8 +291,8 @@ export class Run {
   }
 
   /**
-   * Moves a session into this gc's folder, where no other process finds it. @returns the new path; null if the session no
-   * longer exists
+   * Moves a session into this gc's folder, where no other process finds it. @returns the new path; null if the session
+   * no longer exists
    */
   take(id: string): string | null {
     const moved = join(this.#path, MOVED, id);
@@ -333,8 +335,8 @@ export class Run {
   }
 
   /**
-   * Moves a session back. If the runtime has made the session's folder again, moves the session into that folder, where it
-   * stays as a folder of its own.
+   * Moves a session back. If the runtime has made the session's folder again, moves the session into that folder, where
+   * it stays as a folder of its own.
    */
   giveBack(id: string, moved: string): void {
     using state = this.#openState();

@@ -103,8 +103,8 @@ export async function deleteSessions(
 }
 
 /**
- * Writes the journal. As long as the disk is too full for it, first deletes the largest session without a note. If gc is
- * killed during such a deletion, the rest of the folder stays until it is past its TTL.
+ * Writes the journal. As long as the disk is too full for it, first deletes the largest session without a note. If gc
+ * is killed during such a deletion, the rest of the folder stays until it is past its TTL.
  *
  * @returns the sessions that are in the journal
  */
@@ -193,8 +193,8 @@ async function isRecorded(store: Store, { id, state }: Candidate): Promise<boole
 }
 
 /**
- * Removes the sessions that a gc had moved away before it was killed. Moves a session back if a server has opened it since
- * then.
+ * Removes the sessions that a gc had moved away before it was killed. Moves a session back if a server has opened it
+ * since then.
  */
 export async function finishLeftovers(store: Store, run: Run, left: readonly Leftover[]): Promise<Outcome[]> {
   const pids = runningPids(await store.registry.read());

@@ -65,7 +65,7 @@ export interface Survey {
   records: SessionRecord[];
   unreadable: UnreadableRecord[];
   candidates: Candidate[];
-  business: ReadonlyMap<StateFolder, Business>;
+  otherRuns: ReadonlyMap<StateFolder, OtherRuns>;
 }
 
 interface SurveyOptions extends UnusedOptions {
@@ -119,13 +119,13 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
       found.push({ id, owner: record?.owner ?? state.owner, record, state, path, server, ageMs: 0, bytes: 0 });
     }
   }
-  const business = new Map(states.map((state) => [state, unfinishedBusiness(state.path)]));
+  const otherRuns = new Map(states.map((state) => [state, otherRunsAt(state.path)]));
   const candidates: Candidate[] = [];
   const unrecorded = new Map<StateFolder | null, number>();
   for (const [index, session] of found.entries()) {
     if (index % LOOKS_AT_ONCE === LOOKS_AT_ONCE - 1) await yieldToOthers();
     if (options.user !== undefined && session.owner !== options.user) continue;
-    const { taken, noted } = (session.state && business.get(session.state)) ?? { taken: new Set(), noted: new Map() };
+    const { taken, noted } = (session.state && otherRuns.get(session.state)) ?? { taken: new Set(), noted: new Map() };
     if (taken.has(session.id)) continue; // another gc is deleting it
     const candidate = judge(session, options, noted.get(session.id));
     if (candidate === null) continue;
@@ -143,7 +143,7 @@ export async function survey(store: Store, stateRoot: string, options: SurveyOpt
         `${nameOf(state)} has ${number} sessions to delete that the fleet did not make. This gc deletes ${MOST_UNRECORDED} of them.`,
       );
   }
-  return { states, records, unreadable, candidates, business, warnings };
+  return { states, records, unreadable, candidates, otherRuns, warnings };
 }
 
 /**
@@ -252,8 +252,8 @@ function stateFolders(
 /**
  * The session-state folder of a home, with all links resolved. Null if there is none, or if a link leads elsewhere.
  *
- * @param known the real paths of this host's folders in the shared storage. A link in a home may lead only to one of these
- * paths, or to the folder that all shared servers use.
+ * @param known the real paths of this host's folders in the shared storage. A link in a home may lead only to one of
+ * these paths, or to the folder that all shared servers use.
  */
 function stateOfHome(home: string, stateRoot: string, known: ReadonlySet<string>): string | null {
   const own = realPathIfThere(home);
@@ -278,8 +278,8 @@ function realPathIfThere(path: string): string | null {
 interface Measured {
   bytes: number;
   /**
-   * When a file in the folder was last written (Unix time in ms). For a folder without files, when the folder itself last
-   * changed.
+   * When a file in the folder was last written (Unix time in ms). For a folder without files, when the folder itself
+   * last changed.
    */
   newestMs: number;
 }
@@ -287,9 +287,9 @@ interface Measured {
 const MOST_ENTRIES = 10_000;
 
 /**
- * Measures the size and age of a session's folder in one walk. A file that was written after `youngAfterMs` makes the folder
- * `young` and ends the walk. Does not follow links. In a folder with more than `MOST_ENTRIES` entries, only the history and
- * the first files count, so that a user cannot keep a session for ever by filling its folder.
+ * Measures the size and age of a session's folder in one walk. A file that was written after `youngAfterMs` makes the
+ * folder `young` and ends the walk. Does not follow links. In a folder with more than `MOST_ENTRIES` entries, only the
+ * history and the first files count, so that a user cannot keep a session for ever by filling its folder.
  */
 export function measureFolder(path: string, youngAfterMs: number): Measured | "young" | "gone" {
   using parent = HeldFolder.open(dirname(path));
@@ -312,8 +312,8 @@ export function ttlOf(record: SessionRecord | null, ttlMs: number): number {
 }
 
 /**
- * When the session was last used (Unix time in ms). If the recorded date is damaged, returns `nowMs`, because such a date
- * must not lead to a deletion.
+ * When the session was last used (Unix time in ms). If the recorded date is damaged, returns `nowMs`, because such a
+ * date must not lead to a deletion.
  */
 export function lastUseOf(record: SessionRecord, nowMs: number): number {
   const used = Date.parse(record.lastUsedAt);
@@ -336,8 +336,8 @@ export function isAbandoned(record: SessionRecord | null, hosts: HostsSeen): boo
 }
 
 /**
- * Whether the process that uses an ephemeral session is alive. A process on another host counts as alive while its host is
- * alive.
+ * Whether the process that uses an ephemeral session is alive. A process on another host counts as alive while its host
+ * is alive.
  */
 export function isInUse({ usedBy }: SessionRecord, hosts: HostsSeen): boolean {
   if (usedBy === null) return false;
@@ -384,7 +384,7 @@ interface FoundRun {
 }
 
 /** The unfinished deletions of other gcs in a session-state folder. */
-interface Business {
+interface OtherRuns {
   /** Ids of the sessions that a running gc is deleting. */
   taken: Set<string>;
   /** The sessions that a killed gc was about to delete, by id. This gc may delete them at any age. */
@@ -394,15 +394,15 @@ interface Business {
 }
 
 /**
- * The folder for the runs of gc. For the sessions in a home, it is beside that home, because it must be on the same disk and
- * the user's agent must not be able to write there.
+ * The folder for the runs of gc. For the sessions in a home, it is beside that home, because it must be on the same
+ * disk and the user's agent must not be able to write there.
  */
 export function gcFolder(statePath: string): string {
   const parent = dirname(statePath);
   return join(basename(parent) === HOME ? dirname(parent) : parent, GC_FOLDER);
 }
 
-function unfinishedBusiness(statePath: string): Business {
+function otherRunsAt(statePath: string): OtherRuns {
   const runs = runsBeside(statePath);
   const notes = (alive: boolean) => runs.filter((run) => run.alive === alive).flatMap((run) => run.notes);
   return {

@@ -31,8 +31,8 @@ const SIGNS_OF_USE = ["server.log", "connection-token", "uses", "open", "home", 
 const TEMPORARY = /^\.(?:removed|incoming)-(\d+)-(\d+)-[0-9a-f]+$/;
 
 /**
- * Finds the servers that were unused for longer than the TTL. Call this before gc deletes sessions, because the deletion of
- * a session counts as a use.
+ * Finds the servers that were unused for longer than the TTL. Call this before gc deletes sessions, because the
+ * deletion of a session counts as a use.
  */
 export async function findUnused(store: Store, stateRoot: string, options: UnusedOptions): Promise<UnusedServers> {
   const { servers } = await store.registry.read();
@@ -136,7 +136,9 @@ class UnusedServers {
   }
 }
 
-/** Removes the folder of a server without a record. @returns false if there is none, or the server has a record by now */
+/**
+ * Removes the folder of a server without a record. @returns false if there is none, or the server has a record by now
+ */
 async function removeOrphan({ registry }: Pick<Store, "registry">, stateRoot: string, id: string) {
   const moved = moveAway(stateRoot, id);
   if (moved === null) return false;
@@ -185,8 +187,8 @@ function lastUse(stateRoot: string, id: string, server: ServerRecord | undefined
 }
 
 /**
- * Whether a server has sessions. The records decide, and for a user's own server also its folder. All shared servers use one
- * folder, so that folder does not show whose sessions it contains.
+ * Whether a server has sessions. The records decide, and for a user's own server also its folder. All shared servers
+ * use one folder, so that folder does not show whose sessions it contains.
  */
 function holdsSessions(
   id: string,
@@ -262,7 +264,9 @@ export async function repairServers(
   });
 }
 
-/** Ends the processes of this fleet that have no record. With `dryRun`, ends nothing and resolves with these processes. */
+/**
+ * Ends the processes of this fleet that have no record. With `dryRun`, ends nothing and resolves with these processes.
+ */
 export async function killStrays(store: Store, stateRoot: string, dryRun: boolean): Promise<Cleared[]> {
   const strays = await findStrays(stateRoot, async () => launchesOf(await store.registry.read()));
   if (!dryRun) await endStrays(strays);
@@ -271,7 +275,9 @@ export async function killStrays(store: Store, stateRoot: string, dryRun: boolea
 
 type Strays = ReadonlyMap<string, readonly LaunchedProcess[]>;
 
-/** The processes of this fleet that have no record, by launch id. @param recorded reads the launch ids of all records */
+/**
+ * The processes of this fleet that have no record, by launch id. @param recorded reads the launch ids of all records
+ */
 export async function findStrays(stateRoot: string, recorded: () => Promise<ReadonlySet<string>>): Promise<Strays> {
   // A launch is recorded before its process starts. So list the processes before reading the records: a process that
   // starts in between is then not taken for a stray.

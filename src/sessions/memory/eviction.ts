@@ -57,7 +57,9 @@ export function allLoaded(servers: readonly ServerRecord[]): (LoadedSession & { 
     .sort((a, b) => a.usedMs - b.usedMs);
 }
 
-/** Unloads the sessions with these ids from every server that has them in memory. Any process may do this at any time. */
+/**
+ * Unloads the sessions with these ids from every server that has them in memory. Any process may do this at any time.
+ */
 export async function evict(
   servers: readonly ServerRecord[],
   ids: readonly string[],

@@ -38,8 +38,8 @@ function notesFolder(server: ServerRecord): string {
  * Makes or renews the note of a session. Call it before the server loads the session, or gets a model provider for it.
  * Call it again afterwards, in case another process did the same at that time.
  *
- * @returns the new stamp of the note. Null if a limit of this machine, such as a full disk, prevents it. Then no process
- * has its stamp in the note.
+ * @returns the new stamp of the note. Null if a limit of this machine, such as a full disk, prevents it. Then no
+ * process has its stamp in the note.
  */
 export function noteOpened(server: ServerRecord, sessionId: string): string | null {
   const folder = notesFolder(server);
@@ -126,8 +126,8 @@ interface Place {
 }
 
 /**
- * Whether the server got this provider for the session by the {@link giveProvider} of this process, and no process of the
- * fleet has loaded the session since, or given the server another provider.
+ * Whether the server got this provider for the session by the {@link giveProvider} of this process, and no process of
+ * the fleet has loaded the session since, or given the server another provider.
  */
 export function hasProvider(
   { provider: models }: Context,
@@ -161,7 +161,7 @@ export async function giveProvider(
     models.noteGiven(id, { provider, launchId: server.launchId, stamp });
     return;
   }
-  // Another process gave the server its provider at the same time. Nobody knows which of the two providers came last. So
-  // replace the stamp of that process, too.
+  // Another process gave the server its provider at the same time. Nobody knows which of the two providers came last.
+  // So replace the stamp of that process, too.
   noteOpened(server, id);
 }

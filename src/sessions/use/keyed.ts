@@ -212,7 +212,10 @@ export class TurnJournal {
   }
 }
 
-/** The record of the request's key. Null if there is none, or if it has expired. @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`. */
+/**
+ * The record of the request's key. Null if there is none, or if it has expired. @throws FleetError
+ * `FLEET_IDEMPOTENCY_KEY_REUSED`.
+ */
 export async function readKeyed(
   store: KeyedTurnTable,
   { user, key, digest }: Pick<KeyedRequest, "user" | "key" | "digest">,
@@ -386,7 +389,8 @@ const REFUSALS: readonly FleetError["code"][] = ["FLEET_SESSION_EXISTS", "FLEET_
  * Creates the session of a request with an idempotency key. The user's requests with the same key create only one
  * session, on any host and even after a crash, because its id is recorded before it is created.
  *
- * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; `FLEET_SESSION_NOT_FOUND` when the session was deleted; the error of `create`.
+ * @throws FleetError `FLEET_IDEMPOTENCY_KEY_REUSED`; `FLEET_SESSION_NOT_FOUND` when the session was deleted; the error
+ * of `create`.
  */
 export async function createKeyed(
   store: KeyedTurnTable,
@@ -480,7 +484,8 @@ export class RecordedTurn {
    * Returns the reply. Call it after {@link push} has received all events of the session, and while nothing is at work
    * in the session. The reply of an aborted turn is the text that the model had written before the abort.
    *
-   * @throws FleetError `FLEET_TURN_FAILED`; `FLEET_SERVER_LOST` when the turn was cut; `FLEET_SESSION_LOST` when the history does not have the turn.
+   * @throws FleetError `FLEET_TURN_FAILED`; `FLEET_SERVER_LOST` when the turn was cut; `FLEET_SESSION_LOST` when the
+   * history does not have the turn.
    */
   end(): TurnReply {
     const outcome = this.#outcome ?? this.#tracker.close(Date.now())?.outcome ?? null;

@@ -61,7 +61,10 @@ export class LastUses {
     return await batch.written;
   }
 
-  /** Writes the waiting turns of one session or of all sessions. Never rejects. If the write fails, {@link note} rejects. */
+  /**
+   * Writes the waiting turns of one session or of all sessions. Never rejects. If the write fails, {@link note}
+   * rejects.
+   */
   async flush(sessionId?: string): Promise<void> {
     const batches = [...this.#unwritten].filter(({ record }) => sessionId === undefined || record.id === sessionId);
     for (const batch of batches) batch.write();

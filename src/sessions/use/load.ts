@@ -34,8 +34,8 @@ interface ModelAccess {
 
 export interface Loading {
   /**
-   * Whether to create or to resume the session. A session that never had a turn is created, because the runtime can resume
-   * it only while a client has it open.
+   * Whether to create or to resume the session. A session that never had a turn is created, because the runtime can
+   * resume it only while a client has it open.
    */
   how: "create" | "resume";
   record: SessionRecord;
@@ -52,13 +52,13 @@ export interface Transport<Opened> {
 }
 
 /**
- * Makes a server load a session, and attaches to it. This is the only place that decides whether to create or to resume the
- * session. The caller has set the use marker, made room, and read the record under the marker.
+ * Makes a server load a session, and attaches to it. This is the only place that decides whether to create or to resume
+ * the session. The caller has set the use marker, made room, and read the record under the marker.
  *
  * @param isNew whether the session was recorded a moment ago, so that no disk can have its state
  * @param isAlone whether no other use of the session has begun. Otherwise, a turn may be running in it.
- * @throws FleetError `FLEET_SESSION_MOVED`, `FLEET_SESSION_LOST`, `FLEET_STORAGE_UNUSABLE`, `FLEET_MODEL_UNCONFIGURED`; the
- * errors of the transport.
+ * @throws FleetError `FLEET_SESSION_MOVED`, `FLEET_SESSION_LOST`, `FLEET_STORAGE_UNUSABLE`, `FLEET_MODEL_UNCONFIGURED`;
+ * the errors of the transport.
  */
 export async function load<T>(
   context: LoadContext,
@@ -242,8 +242,8 @@ interface Surroundings {
 }
 
 /**
- * The settings of a session for the SDK. `resumeSession` gets all of them again, because the runtime never stores a provider
- * and its key.
+ * The settings of a session for the SDK. `resumeSession` gets all of them again, because the runtime never stores a
+ * provider and its key.
  */
 export function sessionConfig(
   { config, isolation, own, sandbox, decides, member, asker, provider, gitHubToken }: Surroundings,

@@ -172,7 +172,10 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
     });
   }
 
-  /** Remembers the caller's listeners for the next session object, because the SDK forgets them when the connection ends. */
+  /**
+   * Remembers the caller's listeners for the next session object, because the SDK forgets them when the connection
+   * ends.
+   */
   #keepListeners(session: CopilotSession): void {
     // A program may keep an earlier session object and call its `on`. That call, too, has to add the listener to the
     // newest object.
@@ -211,8 +214,8 @@ export abstract class OpenSession<A extends AttachedSession = AttachedSession> {
   }
 
   /**
-   * Leaves the session after an answered turn. If the store or the other host fails, only warns, because the caller must get
-   * the reply.
+   * Leaves the session after an answered turn. If the store or the other host fails, only warns, because the caller
+   * must get the reply.
    */
   async #leaveAnswered(): Promise<SessionView> {
     try {
@@ -300,8 +303,8 @@ export function permissions(
 }
 
 /**
- * The calls of `session.permissions` that take back all approvals that last longer than one tool call: the mode, rules from
- * the host, and rules of the session and its folder. None of them takes back all three (measured with 1.0.85).
+ * The calls of `session.permissions` that take back all approvals that last longer than one tool call: the mode, rules
+ * from the host, and rules of the session and its folder. None of them takes back all three (measured with 1.0.85).
  */
 const FORGET = {
   setMode: { mode: "manual" },
@@ -310,8 +313,8 @@ const FORGET = {
 } as const;
 
 /**
- * Makes the runtime ask again about each tool call of the next turn, if `session.approve` is `ask`. An approved command can
- * learn the token of its own server, connect to it, and approve everything that follows.
+ * Makes the runtime ask again about each tool call of the next turn, if `session.approve` is `ask`. An approved command
+ * can learn the token of its own server, connect to it, and approve everything that follows.
  *
  * @param call calls a method of `session.permissions`
  */

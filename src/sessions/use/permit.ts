@@ -31,7 +31,9 @@ export interface PermitRequest {
    * user has locked the session for longer than that with `copilotfleet lock`.
    */
   waitMs?: number | undefined;
-  /** Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes. */
+  /**
+   * Called if the wait takes longer than a second, and again when the lease or the number of earlier waiters changes.
+   */
   onWait?: ((wait: LeaseWait) => void) | undefined;
   signal?: AbortSignal | undefined;
   /** The id of the token that the client presented, for the ledger. */

@@ -32,9 +32,9 @@ interface Chooser extends Pick<SpawnOptions, "sharedUntil"> {
 }
 
 /**
- * The server on which to open a recorded session: its owner's own server, or the shared server that the record names. Only
- * the holder of the session's lease may move the session. If no host has the session and this host should have it, takes it
- * over.
+ * The server on which to open a recorded session: its owner's own server, or the shared server that the record names.
+ * Only the holder of the session's lease may move the session. If no host has the session and this host should have it,
+ * takes it over.
  *
  * These functions choose a server. Each starts the server if it does not run:
  *
@@ -72,13 +72,13 @@ export interface Move {
 }
 
 /**
- * The shared server on which the holder of a session's lease opens the session: the server that has the session in memory,
- * or else the server on which the holder is placed. Changes the record to name this server.
+ * The shared server on which the holder of a session's lease opens the session: the server that has the session in
+ * memory, or else the server on which the holder is placed. Changes the record to name this server.
  *
- * Two servers must never have the same session in memory. A process that uses a session without a lease first sets its use
- * marker, and then checks that the record still names the server. This function first sets an eviction marker on the old
- * server, and then changes the record. If both processes do this at once, at least one of them sees the other's marker or
- * change. A session that is in use stays where it is.
+ * Two servers must never have the same session in memory. A process that uses a session without a lease first sets its
+ * use marker, and then checks that the record still names the server. This function first sets an eviction marker on
+ * the old server, and then changes the record. If both processes do this at once, at least one of them sees the other's
+ * marker or change. A session that is in use stays where it is.
  *
  * @param record if somebody has moved the session since the caller read the record, the result may be wrong. The caller
  * notices the move, because it reads the record again under its use marker.
@@ -257,8 +257,8 @@ export class UseCheck implements Disposable {
 }
 
 /**
- * Whether a live process drains this launch of the server. If that process has died, the next start of the server undoes the
- * drain.
+ * Whether a live process drains this launch of the server. If that process has died, the next start of the server
+ * undoes the drain.
  */
 function isBeingDrained({ servers }: Registry, server: ServerRecord): boolean {
   const now = servers[server.id];
@@ -272,8 +272,8 @@ export async function isEndOf(server: ServerRecord, error: unknown): Promise<boo
 }
 
 /**
- * Whether a command has stopped this launch of the server, or is stopping it. A server that ends by itself becomes `failed`,
- * or keeps its state until somebody notices its end.
+ * Whether a command has stopped this launch of the server, or is stopping it. A server that ends by itself becomes
+ * `failed`, or keeps its state until somebody notices its end.
  */
 export async function isStopped({ store }: Pick<SessionsContext, "store">, server: ServerRecord): Promise<boolean> {
   const now = (await store.registry.read()).servers[server.id];

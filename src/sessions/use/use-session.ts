@@ -18,15 +18,16 @@ import { MeteredTurn } from "./turn-records.js";
 
 /**
  * Begins to use a session: gets the permit for a turn, finds the server, sets the use marker there, and checks that the
- * session may be used there. The command, the library and the front door open sessions and take turns only through here.
+ * session may be used there. The command, the library and the front door open sessions and take turns only through
+ * here.
  *
  * Two turns must not run in a session at once, because both would get the reply to the later prompt. A turn that finds
  * a private session unused needs no lease. A turn that finds the session in use takes the session's lease, for which it
  * waits in a queue.
  *
  * @throws FleetError `FLEET_SESSION_LOCKED`, `FLEET_SESSION_BUSY`, `FLEET_LIMIT_REACHED`,
- * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_POOL_DRAINING`, `FLEET_USER_SUSPENDED`; the errors of `Pool.serverOf`; the signal's own reason when it
- * aborts.
+ * `FLEET_SESSION_NOT_FOUND`, `FLEET_SESSION_MOVED`, `FLEET_POOL_DRAINING`, `FLEET_USER_SUSPENDED`; the errors of
+ * `Pool.serverOf`; the signal's own reason when it aborts.
  */
 export async function useSession(context: SessionsContext, request: UseRequest): Promise<SessionUse> {
   const use = new SessionUse(context, request);
@@ -67,8 +68,8 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * The record, as this use read it under the use marker. If the caller has the session open and the session cannot move,
-   * this is the caller's own, older record.
+   * The record, as this use read it under the use marker. If the caller has the session open and the session cannot
+   * move, this is the caller's own, older record.
    */
   get record(): SessionRecord {
     return this.#record;
@@ -109,8 +110,8 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, tries once more on
-   * the server that takes its place. That is safe, because the first load ended with its server.
+   * Loads the session into the server's memory, and attaches to it. If the server ends before it answers, tries once
+   * more on the server that takes its place. That is safe, because the first load ended with its server.
    *
    * @param options.isNew whether the session was recorded a moment ago, so that no disk can have its state
    * @param options.isOnce whether to try only once, because the caller discards the session after a failure
@@ -131,8 +132,8 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Loads the session again during a turn, after it was unloaded or after its server ended. If the server still runs, uses
-   * it even during its drain. The drain waits for this turn, so the turn must not wait for the drain.
+   * Loads the session again during a turn, after it was unloaded or after its server ended. If the server still runs,
+   * uses it even during its drain. The drain waits for this turn, so the turn must not wait for the drain.
    */
   async reopen<T>(transport: Transport<T>): Promise<T> {
     this.#reopening++;
@@ -179,7 +180,8 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Ends the use after a failure. Does not throw if the lease was lost, because that loss may be the cause of the failure.
+   * Ends the use after a failure. Does not throw if the lease was lost, because that loss may be the cause of the
+   * failure.
    */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#release();
@@ -230,13 +232,16 @@ export class SessionUse implements AsyncDisposable {
   }
 
   /**
-   * Sets the use marker on the session's server, and checks the session there. Tries again, as the table of {@link Refusal}
-   * shows, until the check passes or `waitMs` is over.
+   * Sets the use marker on the session's server, and checks the session there. Tries again, as the table of
+   * {@link Refusal} shows, until the check passes or `waitMs` is over.
    *
-   * - The first try uses `at`, the server on which the caller has the session open. Without `at`, and on each later try,
-   *   `serverFor` finds the server by the record. The one exception: if `at` was drained and the record still names it, the
+   * - The first try uses `at`, the server on which the caller has the session open. Without `at`, and on each later
+   *   try,
+   * `serverFor` finds the server by the record. The one exception: if `at` was drained and the record still names it,
+   * the
    *   next try uses `at` again.
-   * - A use has at most one marker. It is kept only if it is already on the right server. It is removed during each pause,
+   * - A use has at most one marker. It is kept only if it is already on the right server. It is removed during each
+   *   pause,
    *   because other uses must not wait for this use while it waits itself.
    * - After a refusal at `at`, the next try follows at once, except after `draining`.
    *

@@ -37,8 +37,8 @@ export async function writeNewFile(path: string, bytes: Buffer): Promise<number>
 }
 
 /**
- * Writes all bytes, in several calls if necessary. On a nearly full disk, one call may write only the first bytes without an
- * error.
+ * Writes all bytes, in several calls if necessary. On a nearly full disk, one call may write only the first bytes
+ * without an error.
  */
 export function writeWhole(fd: number, bytes: Buffer): void {
   for (let done = 0; done < bytes.length; ) {
@@ -82,8 +82,8 @@ const SCRATCH = /^\.(?:tmp|trash)-(\d+)-[0-9a-f]+$/;
 const MAX_AGE_MS = 10 * 60_000;
 
 /**
- * Removes the temporary files of killed writers in `folder`. Does nothing if the folder does not exist. It may remove the file of
- * a live writer in another PID namespace, which then tries again.
+ * Removes the temporary files of killed writers in `folder`. Does nothing if the folder does not exist. It may remove
+ * the file of a live writer in another PID namespace, which then tries again.
  */
 export async function sweepFolder(folder: string): Promise<void> {
   const names = await readdir(folder).catch(() => [] as string[]); // the next sweep tries again

@@ -7,8 +7,8 @@ const NAME = "reserve";
 let isFreed = false;
 
 /**
- * Keeps some space of the disk in a file, so that deletions, leases and the registry can still be written on a full disk.
- * If the disk has too little room, keeps nothing. Does nothing while this process uses the space.
+ * Keeps some space of the disk in a file, so that deletions, leases and the registry can still be written on a full
+ * disk. If the disk has too little room, keeps nothing. Does nothing while this process uses the space.
  */
 export function keepReserve(root: string): void {
   const path = join(root, NAME);

@@ -44,8 +44,8 @@ export function checkStateFolder(path: string, options: StateFolderOptions = {})
 const PARENTS_VALID_MS = 1_000;
 
 /**
- * Like {@link checkStateFolder}, but checks the folders above the state folder at most once a second. That is safe, because
- * once a check has passed, only root and we can change these folders.
+ * Like {@link checkStateFolder}, but checks the folders above the state folder at most once a second. That is safe,
+ * because once a check has passed, only root and we can change these folders.
  */
 export function stateFolderCheck(path: string): () => void {
   let checkedAt = Number.NEGATIVE_INFINITY;
@@ -174,11 +174,12 @@ export interface RestoredMode {
 }
 
 /**
- * Restores the modes of the state folder and of the folders above it, as {@link checkStateFolder} needs them. Only touches
- * what belongs to this account. Landlock does not restrict `chmod`, so without this, an agent could stop the whole fleet.
+ * Restores the modes of the state folder and of the folders above it, as {@link checkStateFolder} needs them. Only
+ * touches what belongs to this account. Landlock does not restrict `chmod`, so without this, an agent could stop the
+ * whole fleet.
  *
- * @param deep whether to restore also the modes of the files and folders in the state folder and of each server: their owner
- * can use them, the group cannot write, and others can do nothing
+ * @param deep whether to restore also the modes of the files and folders in the state folder and of each server: their
+ * owner can use them, the group cannot write, and others can do nothing
  */
 export function restoreModes(
   root: string,

@@ -10,7 +10,9 @@ import { cli, Demotion, explain, explainOpening, Interruption, unavailable } fro
 import type { Script } from "./scripts.js";
 import type { Signer } from "./signatures.js";
 
-/** How long one operation may take, including the time to connect, before Redis counts as unavailable. In milliseconds. */
+/**
+ * How long one operation may take, including the time to connect, before Redis counts as unavailable. In milliseconds.
+ */
 const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
 const PASSWORD: SecretKind = { word: "password", code: "FLEET_CONFIG_INVALID" };
@@ -328,8 +330,8 @@ export async function within<T>(work: Promise<T>, until: number): Promise<T> {
   const ms = Math.max(0, until - performance.now());
   let timer: NodeJS.Timeout | undefined;
   const over = new Promise<never>((_, reject) => {
-    // Read the socket once more before giving up. On a busy machine, the answer may have arrived while this process could not
-    // run, and Node.js runs due timers before it reads sockets.
+    // Read the socket once more before giving up. On a busy machine, the answer may have arrived while this process
+    // could not run, and Node.js runs due timers before it reads sockets.
     timer = setTimeout(() => setImmediate(() => reject(new Interruption("no answer in time"))), ms);
   });
   try {

@@ -43,8 +43,8 @@ const NO_DATABASE = /^ERR (?:DB index is out of range|invalid DB index|SELECT is
 const ELSEWHERE = /\b(?:MOVED \d|CLUSTERDOWN|CROSSSLOT)/;
 
 /**
- * Converts the error of a command into an error that callers of the store know. Keeps only the error's message, because the
- * library attaches the command and its arguments to the error, and these may include a password.
+ * Converts the error of a command into an error that callers of the store know. Keeps only the error's message, because
+ * the library attaches the command and its arguments to the error, and these may include a password.
  */
 export function explain(error: unknown, where: string): Error {
   if (error instanceof FleetError || error instanceof Interruption) return error;

@@ -14,16 +14,18 @@ import type { Connection } from "./connection.js";
 import { foundingScript, script } from "./scripts.js";
 
 /*
- * The ledger of a fleet that shares a Redis. The names of users and sessions stand only in two hashes. Everything else has
- * their numbers, so a purge changes the entries of each name, and no line. After that, the same name gets a new number.
+ * The ledger of a fleet that shares a Redis. The names of users and sessions stand only in two hashes. Everything else
+ * has their numbers, so a purge changes the entries of each name, and no line. After that, the same name gets a new
+ * number.
  *
- * Each hour has a hash of its lines, so that a line that is sent twice counts once, and a hash of their sums. Each day has a hash
- * with the tokens of each user.
+ * Each hour has a hash of its lines, so that a line that is sent twice counts once, and a hash of their sums. Each day
+ * has a hash with the tokens of each user.
  */
 
 /**
- * KEYS[2] the number of each name, [3] the name of each number, [4] the last hour of each number, [5] the hours, [6] the hours
- * of which there are lines, and for each hour of the new lines, from [7] on: its lines, its sums, and the tokens of its day. ARGV[4] the lines as JSON.
+ * KEYS[2] the number of each name, [3] the name of each number, [4] the last hour of each number, [5] the hours, [6]
+ * the hours of which there are lines, and for each hour of the new lines, from [7] on: its lines, its sums, and the
+ * tokens of its day. ARGV[4] the lines as JSON.
  */
 const APPEND = foundingScript(`
 local function number_of(name, hour)
@@ -161,8 +163,8 @@ export class RedisLedger {
   }
 
   /**
-   * Adds up the lines from `from` until before `to`: whole hours by their sums, and the rest line by line. Hours of which there
-   * are no more lines count as a whole.
+   * Adds up the lines from `from` until before `to`: whole hours by their sums, and the rest line by line. Hours of
+   * which there are no more lines count as a whole.
    */
   async read({ from, to, by, user }: UsageQuery): Promise<UsagePart[]> {
     const found: { cell: string; at: number; counts: (number | null)[] }[] = [];

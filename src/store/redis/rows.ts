@@ -10,19 +10,19 @@ import { foundingScript, script, TELL_TIME } from "./scripts.js";
 import type { Signer } from "./signatures.js";
 
 /*
- * A row is a text under its own key. It begins with a header line: schema, revision, the random id of the commit that wrote it,
- * and its signature. A commit compares this line before it replaces the row.
+ * A row is a text under its own key. It begins with a header line: schema, revision, the random id of the commit that
+ * wrote it, and its signature. A commit compares this line before it replaces the row.
  *
- * The ids of all rows of a kind, and those under each value of an index, are sorted sets in which all scores are 0. So Redis
- * sorts them by their bytes (redis.io, "ZRANGEBYLEX").
+ * The ids of all rows of a kind, and those under each value of an index, are sorted sets in which all scores are 0. So
+ * Redis sorts them by their bytes (redis.io, "ZRANGEBYLEX").
  */
 
 /**
- * KEYS[2] the commit key, which exists for a while after a commit. A writer that gets no answer sends the same command again.
- * The second command does nothing if it finds the commit key. KEYS[3] and later: rows and sets. ARGV[4] lifetime of the commit
- * key (ms), [5] '1' if the commit must succeed on a full Redis, [6] the changes as JSON. Each has the number of the row's key,
- * the header that the row must have (empty: there must be no row), the new text or null, its end (ms since the epoch, or null), and
- * the numbers of the sets to which the id is added and from which it is removed.
+ * KEYS[2] the commit key, which exists for a while after a commit. A writer that gets no answer sends the same command
+ * again. The second command does nothing if it finds the commit key. KEYS[3] and later: rows and sets. ARGV[4] lifetime
+ * of the commit key (ms), [5] '1' if the commit must succeed on a full Redis, [6] the changes as JSON. Each has the
+ * number of the row's key, the header that the row must have (empty: there must be no row), the new text or null, its
+ * end (ms since the epoch, or null), and the numbers of the sets to which the id is added and from which it is removed.
  *
  * A full Redis refuses a script whose first write needs memory. So a vital commit first deletes what does not exist.
  */
@@ -58,7 +58,10 @@ return {'ok'}
 /** KEYS[2] a set. ARGV[4] the first id ('-' or '(' and the id before it), [5] the most ids, or -1. */
 const IDS = script("return {'ids', unpack(redis.call('ZRANGEBYLEX', KEYS[2], ARGV[4], '+', 'LIMIT', 0, ARGV[5]))}");
 const COUNT = script("return {'count', redis.call('ZCARD', KEYS[2])}");
-/** KEYS[2] the set of a kind, KEYS[3] and later: rows. ARGV[4] and later: the ids of the rows. Removes ids of rows that have ended. */
+/**
+ * KEYS[2] the set of a kind, KEYS[3] and later: rows. ARGV[4] and later: the ids of the rows. Removes ids of rows that
+ * have ended.
+ */
 const FORGET_ENDED = script(`
 for index = 3, #KEYS do
   if redis.call('EXISTS', KEYS[index]) == 0 then redis.call('ZREM', KEYS[2], ARGV[index + 1]) end
@@ -274,8 +277,8 @@ export class RedisRows implements Rows {
   }
 
   /**
-   * Revisions follow the clock, so that a row that was deleted and created again has a higher one than before. They also exceed
-   * all known ones, because rows that Redis has lost must not count as newer if somebody puts them back.
+   * Revisions follow the clock, so that a row that was deleted and created again has a higher one than before. They
+   * also exceed all known ones, because rows that Redis has lost must not count as newer if somebody puts them back.
    */
   #revisionAfter(key: string, from: Row<object> | null): number {
     const before = Number(/^\d+ (\d+)-/.exec(from?.version ?? "")?.[1] ?? 0);
@@ -305,11 +308,11 @@ export class RedisRows implements Rows {
 }
 
 /**
- * The beginning of all keys of a fleet. The braces put all keys into one hash slot (Redis Cluster specification), so that a
- * script may use several of them.
+ * The beginning of all keys of a fleet. The braces put all keys into one hash slot (Redis Cluster specification), so
+ * that a script may use several of them.
  *
- * @param fleet the name of the fleet. It comes only from the database's URL, so that everybody with the same URL uses the
- * same fleet.
+ * @param fleet the name of the fleet. It comes only from the database's URL, so that everybody with the same URL uses
+ * the same fleet.
  */
 export function keyPrefix(fleet: string): string {
   return `copilotfleet:{${fleet}}:`;

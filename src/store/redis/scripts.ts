@@ -10,12 +10,12 @@ export interface Script {
 }
 
 /**
- * The beginning of every script. `KEYS[1]` is the epoch, and `ARGV[1]` the expected epoch. `ARGV[2]` is the time at which the
- * caller gives up, by the clock of Redis. After that time a script does nothing, because the caller has already reported its
- * failure.
+ * The beginning of every script. `KEYS[1]` is the epoch, and `ARGV[1]` the expected epoch. `ARGV[2]` is the time at
+ * which the caller gives up, by the clock of Redis. After that time a script does nothing, because the caller has
+ * already reported its failure.
  *
- * Every answer is an array that begins with a word. The beginning answers `late` with the time, or `epoch` with the epoch in
- * the database.
+ * Every answer is an array that begins with a word. The beginning answers `late` with the time, or `epoch` with the
+ * epoch in the database.
  */
 const PRELUDE = `
 local time = redis.call('TIME')

@@ -79,8 +79,8 @@ export class Signatures {
   }
 
   /**
-   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then, and those of a newer
-   * schema. Resolves with the findings whose records were signed.
+   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then, and those of a
+   * newer schema. Resolves with the findings whose records were signed.
    */
   async sign(findings: readonly SignatureFinding[]): Promise<SignatureFinding[]> {
     this.#signer.ensureKey();

@@ -3,10 +3,11 @@ import type { Renaming } from "../usage.js";
 import { type FileOptions, type Sql, SqliteFile } from "./rows.js";
 
 /*
- * The names of users, sessions, models and tokens stand only in the table `names`. Everything else has their numbers, so a purge
- * changes the row of each name, and no line. After that, the same name gets a new number. 0 stands for null.
+ * The names of users, sessions, models and tokens stand only in the table `names`. Everything else has their numbers,
+ * so a purge changes the row of each name, and no line. After that, the same name gets a new number. 0 stands for null.
  *
- * A process deletes the lines that it has sent, up to a number. So no later line may get that number again: AUTOINCREMENT.
+ * A process deletes the lines that it has sent, up to a number. So no later line may get that number again:
+ * AUTOINCREMENT.
  *
  * `sums` adds up the lines of each hour, and `totals` the same without the sessions, because few queries need these.
  */
@@ -66,7 +67,10 @@ function plus(count: string): string {
 const ADD_SUM = adding("sums", ["hour", "user", "session", "model", "token"]);
 const ADD_TOTAL = adding("totals", ["hour", "user", "model", "token"]);
 
-/** The ledger of one host, in an SQLite file of its own, because it grows, and its writes need not survive a power failure. */
+/**
+ * The ledger of one host, in an SQLite file of its own, because it grows, and its writes need not survive a power
+ * failure.
+ */
 export class SqliteLedger {
   readonly file: SqliteFile;
 
@@ -74,7 +78,10 @@ export class SqliteLedger {
     this.file = new SqliteFile(path, TABLES, { ...options, synchronous: "NORMAL" });
   }
 
-  /** Appends all lines, or none. A line that is already there, by its id and whether it is the first half, counts only once. */
+  /**
+   * Appends all lines, or none. A line that is already there, by its id and whether it is the first half, counts only
+   * once.
+   */
   append(lines: readonly LedgerLine[]): void {
     this.file.useNow("write", (sql) => {
       for (const line of lines) {

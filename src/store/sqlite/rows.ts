@@ -28,8 +28,8 @@ import type { AnyKind, Changes, Kind, Row, Rows, Selection } from "../rows.js";
 
 export interface FileOptions {
   /**
-   * `FULL`: a commit survives a power failure. `NORMAL`: it survives the death of the process, and a power failure may undo
-   * the last commits (sqlite.org/pragma.html, "synchronous").
+   * `FULL`: a commit survives a power failure. `NORMAL`: it survives the death of the process, and a power failure may
+   * undo the last commits (sqlite.org/pragma.html, "synchronous").
    */
   synchronous: "FULL" | "NORMAL";
   /** Throws if the folder of the file is unsafe. Called before each use. */
@@ -95,7 +95,8 @@ export class SqliteFile {
   /**
    * Runs `work` in one transaction. While another process holds the database, waits without blocking this process.
    *
-   * @param options.isDurable whether the commit, and all commits before it, survive a power failure even if `synchronous` is `NORMAL`
+   * @param options.isDurable whether the commit, and all commits before it, survive a power failure even if
+   * `synchronous` is `NORMAL`
    * @param options.isVital whether the commit may use the reserve of a full disk
    * @returns the result of `work`; undefined if it only reads, and there is no file so far
    * @throws FleetError as the methods of {@link Rows}
@@ -360,8 +361,8 @@ export interface RowsOptions extends Omit<FileOptions, "synchronous"> {
   /** The database's clock, in milliseconds. */
   now: () => number;
   /**
-   * Names the clock. Once another clock has written to the database, all records with an end have ended. For a clock that
-   * counts from the start of the machine, this is the boot.
+   * Names the clock. Once another clock has written to the database, all records with an end have ended. For a clock
+   * that counts from the start of the machine, this is the boot.
    */
   clockId: string;
 }
