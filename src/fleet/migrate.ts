@@ -14,8 +14,7 @@ import { liveSupervisor } from "../servers/admission.js";
 import { holderOf } from "../servers/claims.js";
 import { type Contents, copyContents, countOfTokens, isEmpty, readContents, sessionsIn } from "../store/copy.js";
 import { refuseErased } from "../store/purges.js";
-import type { SignatureFinding } from "../store/redis/signatures.js";
-import type { Store } from "../store/store.js";
+import type { SignatureFinding, Store } from "../store/store.js";
 import { openState, storeUrl } from "./state.js";
 
 /** The files and folders that this command writes in the state folder when it copies to the file store. */

@@ -1,9 +1,11 @@
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { FleetError, quote, systemCode } from "../base/errors.js";
+import type { NamedSource } from "../base/server.js";
 import { system } from "../base/system/system.js";
 import { type RedisUrl, readRedisUrl, showRedisUrl } from "../base/values/network.js";
 import { shellQuote } from "../base/values/text.js";
+import type { Environment } from "../config/load/paths.js";
 import { olderError } from "./failures.js";
 import { closeQuietly, scratchName, sweepFolder, writeNewFile } from "./file/durable.js";
 import { readIfThere, writing } from "./file/failures.js";
@@ -13,7 +15,7 @@ import { HOSTS, HostTable, REGISTRIES, RegistryRow } from "./hosts.js";
 import { LEASES, LeaseTable } from "./leases.js";
 import { LIMITS, LimitTable, SLOTS } from "./limits.js";
 import { PURGES, PurgeTable } from "./purges.js";
-import { Connection, type StoreSecrets } from "./redis/connection.js";
+import { Connection } from "./redis/connection.js";
 import { Epoch } from "./redis/epoch.js";
 import { RedisLedger } from "./redis/ledger.js";
 import { keyPrefix, RedisRows } from "./redis/rows.js";
@@ -56,6 +58,14 @@ const SHARED: readonly AnyKind[] = [
   PSEUDONYM_KEYS,
 ];
 
+/** `storeOptions`, and the variables to which it refers. */
+export interface StoreSecrets {
+  /** The key that signs the records. Null: the file `store-key` in the state folder. */
+  key: NamedSource | null;
+  password: NamedSource | null;
+  env: Environment;
+}
+
 export interface StoreOptions {
   /** The name of this host among the hosts that share the fleet. Without it, the fleet serves a single host. */
   host?: string | undefined;
@@ -87,6 +97,30 @@ export function openStore(url: string, root: string, options: StoreOptions = {})
   throw new FleetError("FLEET_CONFIG_INVALID", `The store ${quote(named)} is not supported. Use "file" or Redis.`, {
     suggestions: ['Set "store" to "file" or to a redis:// URL in the configuration.'],
   });
+}
+
+/** A record whose signature is missing, wrong or outdated. */
+export interface SignatureFinding {
+  kind: string;
+  /** The id of the record among those of its kind. */
+  name: string;
+  /** `outdated`: the signature is valid, but was made with a key other than the first. */
+  verdict: "outdated" | "unsigned" | "unknown-key" | "wrong";
+}
+
+/** Finds records in Redis that need a signature, and signs them. */
+export interface RecordSignatures {
+  /** The id of the key with which this host signs; null if it has no key. */
+  readonly keyId: string | null;
+  /** Lets {@link sign} make a key even though the database has records. */
+  allowNewKey(): void;
+  missingKey(): FleetError;
+  find(): Promise<SignatureFinding[]>;
+  /**
+   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then, and those of a
+   * newer schema. Resolves with the findings whose records were signed.
+   */
+  sign(findings: readonly SignatureFinding[]): Promise<SignatureFinding[]>;
 }
 
 export interface RepairedFile {
@@ -135,8 +169,8 @@ export class Store {
   readonly purges: PurgeTable;
   readonly usage: UsageTable;
   readonly limits: LimitTable;
-  /** Finds records in Redis without a valid signature, and signs them. Null for a fleet without Redis. */
-  readonly signatures: Signatures | null;
+  /** Null for a fleet without Redis. */
+  readonly signatures: RecordSignatures | null;
   readonly rows: FleetRows;
   readonly #root: string;
   readonly #shared: SqliteRows | RedisRows;

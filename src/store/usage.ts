@@ -1,6 +1,10 @@
 import type { LedgerLine, UsagePart, UsageQuery } from "../base/usage.js";
-import type { RedisLedger } from "./redis/ledger.js";
 import type { SqliteLedger } from "./sqlite/ledger.js";
+
+/** The ledger of all hosts. */
+interface SharedLedger extends Pick<SqliteLedger, "read" | "tokensSince" | "rename" | "deleteBefore"> {
+  append(lines: readonly LedgerLine[]): Promise<void>;
+}
 
 /** How long after a line the process sends it to Redis, in milliseconds. */
 const SOON_MS = 200;
@@ -22,12 +26,12 @@ export interface Renaming {
  */
 export class UsageTable {
   readonly #local: SqliteLedger;
-  readonly #shared: RedisLedger | null;
+  readonly #shared: SharedLedger | null;
   #sending: Promise<void> = Promise.resolve();
   #soon: NodeJS.Timeout | undefined;
 
   /** @param shared null if the fleet has one host */
-  constructor(local: SqliteLedger, shared: RedisLedger | null) {
+  constructor(local: SqliteLedger, shared: SharedLedger | null) {
     this.#local = local;
     this.#shared = shared;
   }
@@ -89,7 +93,7 @@ export class UsageTable {
     await this.#local.close();
   }
 
-  get #ledger(): SqliteLedger | RedisLedger {
+  get #ledger(): SqliteLedger | SharedLedger {
     return this.#shared ?? this.#local;
   }
 

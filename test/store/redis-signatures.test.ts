@@ -6,8 +6,8 @@ import type { NamedSource } from "../../src/base/server.js";
 import { hashToken } from "../../src/base/token.js";
 import { signRecords } from "../../src/fleet/migrate.js";
 import { issueHostToken, issueToken, revokeTokens, verifyToken } from "../../src/identity/tokens.js";
-import { type Signatures, Signer } from "../../src/store/redis/signatures.js";
-import { openStore, type Store } from "../../src/store/store.js";
+import { Signer } from "../../src/store/redis/signatures.js";
+import { openStore, type RecordSignatures, type Store } from "../../src/store/store.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { keyedTurn, serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 import { temporaryRoot } from "../fixtures/store/store-root.js";
@@ -48,7 +48,7 @@ describe.skipIf(problem !== undefined)("the signatures of records in Redis", () 
 
   const key = (name: string) => `copilotfleet:{${fleet}}:${name}`;
 
-  function signatures(): Signatures {
+  function signatures(): RecordSignatures {
     if (store.signatures === null) throw new Error("the store is not in Redis");
     return store.signatures;
   }

@@ -1,10 +1,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import { FleetError } from "../../base/errors.js";
-import type { NamedSource } from "../../base/server.js";
 import { type RedisUrl, showRedisUrl } from "../../base/values/network.js";
-import type { Environment } from "../../config/load/paths.js";
 import { readSecret, type SecretKind } from "../../config/secret.js";
+import type { StoreSecrets } from "../store.js";
 import type { Epoch } from "./epoch.js";
 import { cli, Demotion, explain, explainOpening, Interruption, unavailable } from "./failures.js";
 import type { Script } from "./scripts.js";
@@ -16,14 +15,6 @@ import type { Signer } from "./signatures.js";
 const OPERATION_MS = 5_000;
 const LONGEST_PAUSE_MS = 200;
 const PASSWORD: SecretKind = { word: "password", code: "FLEET_CONFIG_INVALID" };
-
-/** `storeOptions`, and the variables to which it refers. */
-export interface StoreSecrets {
-  /** The key that signs the records. Null: the file `store-key` in the state folder. */
-  key: NamedSource | null;
-  password: NamedSource | null;
-  env: Environment;
-}
 
 interface ConnectionOptions {
   target: RedisUrl;

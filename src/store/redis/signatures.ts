@@ -8,6 +8,7 @@ import { nameOfSource, readSecret, readValueFile, type SecretKind } from "../../
 import { mediumError } from "../file/failures.js";
 import { ensureStateFolder } from "../file/state-folder.js";
 import type { AnyKind } from "../rows.js";
+import type { RecordSignatures, SignatureFinding } from "../store.js";
 import { parseRecord, type RawRow, type RedisRows } from "./rows.js";
 
 /** The names of kinds for people and scripts. */
@@ -26,16 +27,7 @@ const SHOWN = {
   "pseudonym-key": "pseudonym-key",
 } as const;
 
-/** A record whose signature is missing, wrong or outdated. */
-export interface SignatureFinding {
-  kind: (typeof SHOWN)[keyof typeof SHOWN];
-  /** The id of the record among those of its kind. */
-  name: string;
-  verdict: Exclude<Verdict, "good">;
-}
-
-/** Finds records that need a signature, and signs them. */
-export class Signatures {
+export class Signatures implements RecordSignatures {
   readonly #rows: RedisRows;
   readonly #signer: Signer;
   readonly #kinds: readonly AnyKind[];
@@ -48,12 +40,10 @@ export class Signatures {
     this.#kinds = kinds;
   }
 
-  /** The id of the key with which this host signs; null if it has no key. */
   get keyId(): string | null {
     return this.#signer.keyId;
   }
 
-  /** Lets {@link sign} make a key even though the database has records. */
   allowNewKey(): void {
     this.#signer.mayMakeKey = true;
   }
@@ -78,10 +68,6 @@ export class Signatures {
     return found;
   }
 
-  /**
-   * Signs records that {@link find} has found. Leaves out records that somebody has changed since then, and those of a
-   * newer schema. Resolves with the findings whose records were signed.
-   */
   async sign(findings: readonly SignatureFinding[]): Promise<SignatureFinding[]> {
     this.#signer.ensureKey();
     const signed: SignatureFinding[] = [];
@@ -112,8 +98,7 @@ interface SigningKey {
   secret: Buffer;
 }
 
-/** `outdated`: the signature is valid, but was made with a key other than the first. */
-type Verdict = "good" | "outdated" | "unsigned" | "unknown-key" | "wrong";
+type Verdict = "good" | SignatureFinding["verdict"];
 
 /**
  * Signs the records in Redis, and verifies their signatures (HMAC-SHA256). Everybody with write access to Redis can
