@@ -99,9 +99,24 @@ export function openStore(url: string, root: string, options: StoreOptions = {})
   });
 }
 
+/** The kinds of records in Redis, as people and scripts see them. */
+export type SignedKind =
+  | "servers"
+  | "hosts"
+  | "sessions"
+  | "leases"
+  | "tokens"
+  | "token-uses"
+  | "placements"
+  | "keyed-turns"
+  | "limits"
+  | "slots"
+  | "purges"
+  | "pseudonym-key";
+
 /** A record whose signature is missing, wrong or outdated. */
 export interface SignatureFinding {
-  kind: string;
+  kind: SignedKind;
   /** The id of the record among those of its kind. */
   name: string;
   /** `outdated`: the signature is valid, but was made with a key other than the first. */

@@ -31,7 +31,7 @@ if (problem !== undefined) console.log(`store system calls: skipped, since ${pro
 const program = problem === undefined ? bundleFixture("store-committer") : "";
 
 interface Outcome {
-  /** What the committer printed; undefined if it died. */
+  /** The line that the committer printed; undefined if it died. */
   answer: string | undefined;
   trace: string;
   /** How often the update is stored. */

@@ -8,11 +8,11 @@ import { nameOfSource, readSecret, readValueFile, type SecretKind } from "../../
 import { mediumError } from "../file/failures.js";
 import { ensureStateFolder } from "../file/state-folder.js";
 import type { AnyKind } from "../rows.js";
-import type { RecordSignatures, SignatureFinding } from "../store.js";
+import type { RecordSignatures, SignatureFinding, SignedKind } from "../store.js";
 import { parseRecord, type RawRow, type RedisRows } from "./rows.js";
 
 /** The names of kinds for people and scripts. */
-const SHOWN = {
+const SHOWN: Record<string, SignedKind> = {
   registry: "servers",
   host: "hosts",
   session: "sessions",
@@ -25,7 +25,7 @@ const SHOWN = {
   slots: "slots",
   purge: "purges",
   "pseudonym-key": "pseudonym-key",
-} as const;
+};
 
 export class Signatures implements RecordSignatures {
   readonly #rows: RedisRows;
@@ -60,7 +60,7 @@ export class Signatures implements RecordSignatures {
         if (raw === null) continue;
         const verdict = this.#signer.verify(raw.key, raw.content, raw.signature);
         if (verdict === "good" || (raw.schema === SCHEMA && isOfHost(raw))) continue;
-        const finding = { kind: SHOWN[kind.name as keyof typeof SHOWN], name: ids[index] ?? "", verdict };
+        const finding: SignatureFinding = { kind: SHOWN[kind.name] as SignedKind, name: ids[index] ?? "", verdict };
         this.#found.set(finding, { kind, raw });
         found.push(finding);
       }
