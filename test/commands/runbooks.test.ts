@@ -188,7 +188,11 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
       chownSync(fleet.root, 1, 1);
       return {};
     };
-    const cure = async (printed: string) => void (await operator.type(adviceIn(printed)));
+    const cure = async (printed: string) => {
+      // The advice is for the case that the folder is right and the account is wrong.
+      expect(adviceIn(printed)).toMatch(/^sudo -u daemon env COPILOTFLEET_HOME=/);
+      await operator.type(`chown -R "$(id -u)" ${fleet.root}`);
+    };
     await attempt("CopilotfleetStateErrors", {
       cause,
       value: gauge("errors_total", "FLEET_STATE_UNSAFE"),
