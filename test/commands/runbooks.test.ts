@@ -1,9 +1,10 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, chownSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { chownSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
+import { DatabaseSync } from "@photostructure/sqlite";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { openStore } from "../../src/store/store.js";
 import { RawClient } from "../door/raw-client.js";
@@ -255,16 +256,17 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
 
   long("the runbook of CopilotfleetGcOverdue works as printed", async () => {
     await fleet.create("alice", "unreadable");
-    const folder = join(fleet.root, "sessions", "unreadable");
     const cause = () => {
-      for (const name of readdirSync(folder)) {
-        chmodSync(join(folder, name), 0o600);
-        truncateSync(join(folder, name), 0);
-      }
+      const state = new DatabaseSync(join(fleet.root, "state.db"));
+      state.exec("PRAGMA ignore_check_constraints = ON; UPDATE rows SET data = '' WHERE id = 'unreadable'");
+      state.close();
       return {};
     };
     const value = gauge("gc_runs_total", 'outcome="failed"');
-    const cure = async (printed: string) => void (await operator.type(adviceIn(printed)));
+    const cure = async (printed: string) => {
+      expect(printed).toMatch(/^FAIL {3}damage .*\n.*\n {24}Hint: .*Add --fix /m);
+      await operator.type("copilotfleet doctor --fix");
+    };
     const lastSuccess = gauge("gc_last_success_timestamp_seconds");
     const isOver = (after: Scrape, during: Scrape) => lastSuccess(after) > lastSuccess(during);
     await attempt("CopilotfleetGcOverdue", { cause, value, kind: "counter", minutes: 7 * 60, cure, isOver });
