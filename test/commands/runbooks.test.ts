@@ -4,7 +4,6 @@ import { chownSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
-import { DatabaseSync } from "@photostructure/sqlite";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { openStore } from "../../src/store/store.js";
 import { RawClient } from "../door/raw-client.js";
@@ -22,6 +21,7 @@ import {
   type Step,
   type Values,
 } from "../fixtures/monitoring/runbooks.js";
+import { damageRecord } from "../fixtures/store/database.js";
 
 /** `npm test` tries two runbooks. `npm run soak` tries all of them, in about a minute. */
 const SOAK = process.env.SOAK !== undefined;
@@ -257,9 +257,7 @@ describe.skipIf(noPromtool)("the runbooks, followed on a real fleet", () => {
   long("the runbook of CopilotfleetGcOverdue works as printed", async () => {
     await fleet.create("alice", "unreadable");
     const cause = () => {
-      const state = new DatabaseSync(join(fleet.root, "state.db"));
-      state.exec("PRAGMA ignore_check_constraints = ON; UPDATE rows SET data = '' WHERE id = 'unreadable'");
-      state.close();
+      damageRecord(fleet.root, "session", "unreadable");
       return {};
     };
     const value = gauge("gc_runs_total", 'outcome="failed"');

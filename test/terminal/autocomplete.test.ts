@@ -1,12 +1,12 @@
 import { mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { DatabaseSync } from "@photostructure/sqlite";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { openStore } from "../../src/store/store.js";
 import { has } from "../deploy/render.js";
 import { TestFleet } from "../fixtures/commands/cli.js";
 import { COMMAND } from "../fixtures/commands/command.js";
 import { Terminal } from "../fixtures/commands/terminal.js";
+import { dumped } from "../fixtures/store/database.js";
 import { serverRecord, sessionRecord } from "../fixtures/store/store-records.js";
 
 const EMILE = "émile.dupont@example.org";
@@ -131,9 +131,8 @@ describe("autocomplete", () => {
       const names = readdirSync(fleet.root, { recursive: true, encoding: "utf8" }).filter(
         (name) => !name.startsWith("state.db"),
       );
-      using state = new DatabaseSync(join(fleet.root, "state.db"), { readOnly: true });
-      const commits = state.prepare("SELECT value FROM facts WHERE name = 'version'").get();
-      return [commits, ...names.toSorted().map((name) => `${name} ${statSync(join(fleet.root, name)).mtimeMs}`)];
+      const times = names.toSorted().map((name) => `${name} ${statSync(join(fleet.root, name)).mtimeMs}`);
+      return [...dumped(join(fleet.root, "state.db")), ...times];
     };
     const before = look();
     for (const words of [

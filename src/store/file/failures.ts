@@ -5,7 +5,7 @@ import { shellQuote } from "../../base/values/text.js";
 
 /**
  * Converts a system error of a read or a write into `FLEET_STATE_UNWRITABLE`, or into `FLEET_FILES_EXHAUSTED` if this
- * process cannot open any more files. Returns other errors, such as errors from bugs, unchanged.
+ * process cannot open any more files. Returns any other error unchanged.
  */
 export function mediumError(action: "read" | "write", path: string, error: unknown): unknown {
   const code = systemCode(error);
