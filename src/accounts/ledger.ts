@@ -42,33 +42,31 @@ export class Ledger implements UsageRecorder {
   }
 
   begin(kind: LedgerLine["kind"], consumer: Consumer, id: string = randomUUID()): LedgerEntry {
-    const { user, sessionId, model, tokenId } = consumer;
-    const at = new Date().toISOString();
-    const { host } = this.#context;
-    const begun = {
-      id,
-      at,
-      kind,
-      user,
-      sessionId,
-      model: model === null ? null : ledgerModel(model),
-      host,
-      tokenId,
-      ...UNREPORTED,
-      ms: null,
-      outcome: "begun",
-    } as const;
+    const begun = this.#begun(kind, consumer, id);
     this.#write(begun);
     return new LedgerEntry(begun, (line) => this.#write(line));
   }
 
+  /** Records a model request that has completed. */
+  completed(consumer: Consumer, numbers: UsageNumbers): void {
+    const begun = this.#begun("request", consumer, randomUUID());
+    new LedgerEntry(begun, (line) => this.#write(begun, line)).end("completed", numbers);
+  }
+
+  #begun(kind: LedgerLine["kind"], { user, sessionId, model, tokenId }: Consumer, id: string): LedgerLine {
+    const at = new Date().toISOString();
+    const { host } = this.#context;
+    const known = model === null ? null : ledgerModel(model);
+    return { id, at, kind, user, sessionId, model: known, host, tokenId, ...UNREPORTED, ms: null, outcome: "begun" };
+  }
+
   /**
-   * Appends a line. If the disk is full, only warns, because a failed count must not stop a turn. Keeps the line for
+   * Appends lines. If the disk is full, only warns, because a failed count must not stop a turn. Keeps the lines for
    * the next call.
    */
-  #write(line: LedgerLine): void {
-    addUsage(this.counted, countsOf(line));
-    this.#waiting.push(line);
+  #write(...lines: LedgerLine[]): void {
+    for (const line of lines) addUsage(this.counted, countsOf(line));
+    this.#waiting.push(...lines);
     try {
       // Write in small batches. On a full disk, the first batch fails and ends the loop, so a call costs little.
       while (this.#waiting.length > 0) {

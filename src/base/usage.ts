@@ -64,6 +64,8 @@ export interface UsageRecorder {
    * @param id the id of the turn or the request. Default: a random one.
    */
   begin(kind: LedgerLine["kind"], consumer: Consumer, id?: string): BegunUse;
+  /** Records a model request that has completed. */
+  completed(consumer: Consumer, numbers: UsageNumbers): void;
 }
 
 export const USAGE_BY = ["user", "session", "model", "token", "day"] as const;

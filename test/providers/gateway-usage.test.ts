@@ -132,6 +132,7 @@ describe("the model gateway", () => {
     const source = { apiKey: null, bearer: false };
     const ann = { user: "ann", sessionId: "one", model: "default", tokenId: "k1" };
     const ledger = {
+      completed: () => undefined,
       begin: (_: string, consumer: Consumer, id?: string) => {
         lines.push({ ...consumer, ...(id === undefined ? {} : { id }), outcome: "begun" });
         let isOver = false;

@@ -67,7 +67,7 @@ export class MeteredTurn implements Disposable {
     const { ledger, provider } = this.#context;
     if (!this.#isTurn || provider.hasPassed(this.consumer.sessionId)) return;
     const model = typeof data.model === "string" ? data.model : this.consumer.model;
-    ledger.begin("request", { ...this.consumer, model }).end("completed", numbersOf(data));
+    ledger.completed({ ...this.consumer, model }, numbersOf(data));
   }
 
   /** Ends the use. If nobody has recorded how the turn ended, records it as cut. */
