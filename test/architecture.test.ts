@@ -10,7 +10,7 @@ const SRC = fileURLToPath(new URL("../src/", import.meta.url));
 
 /** The rooms from top to bottom. A file in `src` itself is a room of its own. */
 const ROOMS = [
-  ..."main cli index fleet http hosts serve door sessions accounts identity servers".split(" "),
+  ..."main cli index fleet http operations hosts serve door sessions accounts identity servers".split(" "),
   ..."providers runtime sandbox store deploy config base".split(" "),
   // The pages for browsers share no code with the fleet.
   "console",

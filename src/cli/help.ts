@@ -1,9 +1,10 @@
 import { type Command, CommandHelp, type Config, Help } from "@oclif/core";
 import { errorGroups } from "../base/errors/explanation.js";
+import { oneOf } from "../base/values/text.js";
 import { commandOf, ownCommands, topicOf } from "./command-id.js";
 import { colour } from "./render/colour.js";
 import { terminalWidth } from "./render/table.js";
-import { oneOf, unknownCommand } from "./usage-error.js";
+import { unknownCommand } from "./usage-error.js";
 
 /** The width of help that is not printed on a terminal. */
 const PLAIN_WIDTH = 80;

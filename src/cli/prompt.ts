@@ -1,7 +1,8 @@
 import { constants } from "node:os";
 import { createInterface } from "node:readline";
-import { FleetError, quote } from "../base/errors.js";
-import { blankFault, countOf, printable } from "../base/values/text.js";
+import { FleetError } from "../base/errors.js";
+import { countOf, printable } from "../base/values/text.js";
+import { prompt as checkPrompt } from "../operations/fields.js";
 import { usage } from "./flags/flags.js";
 
 /** The prefix that marks a word as prompt text. No word contains it already, because process arguments have no NUL. */
@@ -33,12 +34,7 @@ function marked(word: string): string {
 /** Returns the given text, or standard input if the text is "-". @throws FleetError if the prompt is blank. */
 export async function readPrompt(given: string): Promise<string> {
   const prompt = given === "-" ? await readStandardInput() : unmarked(given);
-  const fault = blankFault(prompt);
-  if (fault === null) return prompt;
-  const where = given === "-" ? " on standard input" : "";
-  throw new FleetError("FLEET_USAGE_INVALID", `The prompt${where} is ${quote(prompt)}, ${fault}. Give a text.`, {
-    suggestions: ["Write the text in quotes, or write - and give the text on standard input."],
-  });
+  return checkPrompt(prompt, given === "-" ? "The prompt on standard input" : "The prompt");
 }
 
 async function readStandardInput(): Promise<string> {

@@ -2,7 +2,7 @@ import { stripVTControlCharacters } from "node:util";
 import type { Command, Config } from "@oclif/core";
 import { FleetError, quote, type Suggestion } from "../base/errors.js";
 import { nearestOf } from "../base/values/names.js";
-import { printable, redact } from "../base/values/text.js";
+import { oneOf, printable, redact } from "../base/values/text.js";
 import { spoken } from "./command-id.js";
 import { DEFAULT_USER } from "./flags/flags.js";
 import { unmarked } from "./prompt.js";
@@ -12,9 +12,8 @@ interface Described {
   advice: Suggestion[];
 }
 
-/** A flag as a command defines it. `kind` is the word for its values, as in: "idel" is not a state. */
+/** A flag as a command defines it. */
 interface Definition {
-  kind?: string;
   helpValue?: string | string[];
   description?: string;
   options?: readonly string[];
@@ -73,7 +72,7 @@ function describe(error: Error, command: typeof Command): Described {
     return { message, advice: [`Write --${valueless} ${options?.[0] ?? helpValue}.`] };
   }
   const [, flag, value = "", list = ""] = /^Expected (?:--(\S+?)=)?(.*) to be one of: (.+?)\n/s.exec(text) ?? [];
-  if (list !== "") return wrongChoice(flag, value, list.split(", "), command, known);
+  if (list !== "") return wrongChoice(flag, value, list.split(", "), command);
   const [, one, other] = /(--[\w-]+)(?:=.*)? cannot also be provided when using (--[\w-]+)/.exec(text) ?? [];
   if (one !== undefined)
     return { message: `${one} and ${other} cannot be used together.`, advice: [`Leave out ${one} or ${other}.`] };
@@ -122,18 +121,15 @@ function wrongChoice(
   value: string,
   options: readonly string[],
   { id, args }: typeof Command,
-  known: Readonly<Record<string, Definition>>,
 ): Described {
-  const given = quoteSafely(value);
-  const allowed = `Allowed: ${oneOf(options)}.`;
-  if (flag === undefined) {
-    const [name = "the argument"] = Object.entries(args).find(([, arg]) => arg.options?.[0] === options[0]) ?? [];
-    const message = `${name.toUpperCase()} is ${given}. ${allowed}`;
-    return { message, advice: [`copilotfleet ${spoken(id)} ${options[0]}`] };
-  }
-  const { kind = "value" } = known[flag] ?? {};
-  const message = `--${flag} ${given} is not ${/^[aeiou]/.test(kind) ? "an" : "a"} ${kind}. ${allowed}`;
-  return { message, advice: [`For example, write --${flag} ${options[0]}.`] };
+  const [argument = ""] = Object.entries(args).find(([, arg]) => arg.options?.[0] === options[0]) ?? [];
+  const name = flag === undefined ? argument.toUpperCase() : `--${flag}`;
+  return {
+    message: `${name} is ${quoteSafely(value)}. Allowed: ${oneOf(options)}`,
+    advice: [
+      flag === undefined ? `copilotfleet ${spoken(id)} ${options[0]}` : `For example, write --${flag} ${options[0]}.`,
+    ],
+  };
 }
 
 /** The command's first example that is one plain command. */
@@ -142,11 +138,6 @@ function example({ examples = [] }: typeof Command): Suggestion[] {
     (each): each is string => typeof each === "string" && /^<%= config.bin %> [^|>]+$/.test(each),
   );
   return plain === undefined ? [] : [`copilotfleet ${plain.slice("<%= config.bin %> ".length)}`];
-}
-
-/** Turns ["a", "b", "c"] into "a, b or c". */
-export function oneOf(values: readonly string[]): string {
-  return values.join(", ").replace(/, (?=[^,]*$)/, " or ");
 }
 
 /** Whether the user typed `--user`. */

@@ -1,6 +1,6 @@
 import type { Config } from "../config/schema.js";
 import type { FleetOptions } from "../hosts/options.js";
-import { readFleetOptions } from "./arguments.js";
+import { readFleetOptions } from "../operations/fields.js";
 import { ClientGroup, LeaseGroup } from "./groups/clients.js";
 import { DescriptionGroup } from "./groups/descriptions.js";
 import { DoorGroup } from "./groups/doors.js";

@@ -8,6 +8,7 @@ import type { Share } from "../door/state/shares.js";
 import { type ScanLimits, scanWithin } from "../runtime/wire/scan.js";
 import { invalid } from "./problem.js";
 import type { AnyRoute } from "./route.js";
+import { NAME } from "./routes/fields.js";
 import type { Request } from "./visit.js";
 
 type Inputs = Pick<AnyRoute, "params" | "query" | "body" | "isBodyOptional">;
@@ -62,12 +63,15 @@ function single(query: Record<string, string[]>): Record<string, string> {
 
 /** @returns the first problem, as a sentence */
 function problemOf([issue]: [v.BaseIssue<unknown>, ...unknown[]], where: string): string {
-  const name = issue.path?.map(({ key }) => String(key)).join(".");
+  const keys = issue.path?.map(({ key }) => key);
+  // The numbers are positions in lists.
+  const name = keys?.filter((key) => typeof key === "string").join(".");
   if (name === undefined) return `${where} is not ${issue.message}.`;
   if (issue.type === "strict_object" && issue.expected === "never")
     return `${where} has the field ${quote(name)}, which this route does not know.`;
-  if (issue.input === undefined) return `${where} has no ${quote(name)}.`;
-  return `${quote(name)} is ${quote(issue.input)}. Allowed: ${issue.message}`;
+  if (issue.input === undefined) return `${name} is missing.`;
+  if (issue.message.includes(NAME)) return issue.message.replaceAll(NAME, name);
+  return `${name} is ${quote(issue.input)}. Allowed: ${issue.message}`;
 }
 
 /**

@@ -1,7 +1,7 @@
 import type * as v from "valibot";
 import type { Action, Identity } from "../identity/identity.js";
 import type { ApiFleet } from "./fleet.js";
-import { id, object } from "./routes/fields.js";
+import { object, text } from "./routes/fields.js";
 import type { EventStream } from "./sse.js";
 
 type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
@@ -140,7 +140,7 @@ export function route<Path extends string, Query, Body, Result>(
 ): AnyRoute {
   const [method, path] = name.split(" ") as [Method, string];
   const names = [...path.matchAll(/\{(\w+)\}/g)].map(([, each]) => each);
-  const params = names.length === 0 ? null : object(Object.fromEntries(names.map((each) => [each, id])));
+  const params = names.length === 0 ? null : object(Object.fromEntries(names.map((each) => [each, text])));
   const about = path.startsWith("/v1/sessions/{id}") ? "session" : "none";
   return { ...DEFAULTS, ...row, tag, name, method, path, params, about };
 }

@@ -115,9 +115,17 @@ export class LeaseTable {
 
   /** The lease in force on a session, or null. Costs one read. */
   async read(sessionId: string): Promise<Lease | null> {
-    const [state, now] = await this.#look(sessionId);
-    const lease = state && inForce(state, now);
-    return lease && view(sessionId, lease, now);
+    const [lease = null] = await this.readMany([sessionId]);
+    return lease;
+  }
+
+  /** The lease in force on each session, or null. Costs one read. */
+  async readMany(sessionIds: readonly string[]): Promise<(Lease | null)[]> {
+    const [states, now] = await Promise.all([this.#table.readMany(sessionIds), this.#table.rows.now(LEASES)]);
+    return states.map((state, at) => {
+      const lease = state && inForce(state, now);
+      return lease && view(sessionIds[at] ?? "", lease, now);
+    });
   }
 
   /**
@@ -126,7 +134,8 @@ export class LeaseTable {
    * @throws FleetError `FLEET_LEASE_LOST` when the token does not hold a lease in force on the session.
    */
   async check(sessionId: string, token: string): Promise<Lease> {
-    const [state, now] = await this.#look(sessionId).catch(lostWithData(sessionId));
+    const looking = Promise.all([this.#table.read(sessionId), this.#table.rows.now(LEASES)]);
+    const [state, now] = await looking.catch(lostWithData(sessionId));
     return view(sessionId, held(sessionId, state, token, now), now);
   }
 
@@ -164,10 +173,6 @@ export class LeaseTable {
       if (!isDamaged(error)) throw error;
       await this.#table.delete(sessionId);
     });
-  }
-
-  async #look(sessionId: string): Promise<[LeaseState | null, number]> {
-    return await Promise.all([this.#table.read(sessionId), this.#table.rows.now(LEASES)]);
   }
 }
 

@@ -33,9 +33,13 @@ export class Table<T extends object> {
   }
 
   async read(id: string): Promise<T | null> {
-    this.kind.assertId(id);
-    const [row = null] = await this.rows.read(this.kind, [id]);
-    return row?.record ?? null;
+    const [record = null] = await this.readMany([id]);
+    return record;
+  }
+
+  async readMany(ids: readonly string[]): Promise<(T | null)[]> {
+    for (const id of ids) this.kind.assertId(id);
+    return (await this.rows.read(this.kind, ids)).map((row) => row?.record ?? null);
   }
 
   /** @returns false, and changes nothing, if there already is such a record */

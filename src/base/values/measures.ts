@@ -1,5 +1,6 @@
 import parse from "parse-duration";
 import { FleetError, quote } from "../errors.js";
+import { wholeNumberFault } from "./text.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -25,8 +26,7 @@ export const DURATION_PATTERN: string = DURATION_GRAMMAR.source;
 
 /** The text after "Allowed:" in a message about a duration. */
 export function allowedDuration(maxMs: number): string {
-  const longest = `${Math.floor(maxMs / DAY_MS)}d`;
-  return `a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most ${longest}`;
+  return `a number with a unit (ms, s, m, h, d, w), such as "30s" or "1h30m", above 0 and at most ${writeDuration(maxMs)}`;
 }
 
 /** Returns whole milliseconds from 1 to `maxMs`, or null if `text` is anything else. */
@@ -114,6 +114,15 @@ function readMilliseconds(given: number, maxMs: number): number | null {
 /** Never guesses a unit: `gc --ttl 5` could delete everything. */
 function formFault(given: string): string {
   return /^\d+(?:\.\d+)?$/.test(given) ? "which has no unit" : "which is not a number with a unit";
+}
+
+/** Reads a whole number within bounds: a number, or its plain digits. */
+export function parseWhole(given: unknown, name: string, [min, max]: readonly [number, number]): number {
+  const text = typeof given === "number" || typeof given === "string" ? String(given) : "";
+  const fault = wholeNumberFault(text, [min, max]) ?? (/^\d{1,9}$/.test(text) ? null : "which is too long");
+  if (fault === null) return Number(text);
+  const message = `${name} is ${quote(given)}, ${fault}. Allowed: a whole number from ${min} to ${max}`;
+  throw new FleetError("FLEET_USAGE_INVALID", message);
 }
 
 const BYTES = { kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 };

@@ -25,6 +25,11 @@ export function quoteUpTo(longest: number, value: unknown): string {
   return `"${printable(short.replace(/["\\]/g, "\\$&"))}"`;
 }
 
+/** Turns ["a", "b", "c"] into "a, b or c". */
+export function oneOf(values: readonly string[]): string {
+  return values.join(", ").replace(/, (?=[^,]*$)/, " or ");
+}
+
 /** Escapes control, zero-width and bidirectional characters. */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, escapeCharacter);

@@ -11,6 +11,7 @@ import {
   membersOf,
   modelFlag,
   promptFlag,
+  purposeFlag,
   sessionIdFlag,
   titleFlag,
   ttlFlag,
@@ -30,7 +31,7 @@ export default class Create extends FleetCommand {
   static override flags = {
     user: actingUserFlag,
     id: sessionIdFlag,
-    purpose: Flags.string({ description: "purpose of the session", helpValue: "TEXT" }),
+    purpose: purposeFlag("purpose of the session"),
     title: titleFlag,
     model: modelFlag,
     prompt: promptFlag("first prompt to send; prints its reply after the id"),

@@ -24,11 +24,11 @@ export default class Events extends FleetCommand {
     follow: Flags.boolean({ char: "f", description: "keep printing new events until interrupted" }),
     since: momentFlag("since", "show only events since then: 10m, or a time in ISO 8601 (default: 24h)"),
     user: userFilter("show only what this user did, or what concerns this user"),
-    type: Flags.custom<EventType, { kind: string }>({
+    type: Flags.custom<EventType>({
       description: "show only events of this kind",
       options: [...EVENT_TYPES],
       helpValue: "TYPE",
-    })({ kind: "kind of event" }),
+    })(),
   };
 
   async run(): Promise<Listed> {

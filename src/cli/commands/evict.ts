@@ -14,9 +14,7 @@ export default class Evict extends FleetCommand {
   static override strict = false;
   static override args = { session: optionalSessionArg };
   static override flags = {
-    max: integerFlag("max", "unload the least recently used sessions until at most N are in memory", [0, 1_000_000], {
-      example: 50,
-    }),
+    max: integerFlag("max", "unload the least recently used sessions until at most N are in memory", [0, 1_000_000]),
   };
 
   async run(): Promise<EvictionResult> {

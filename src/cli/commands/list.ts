@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import { SESSION_STATES } from "../../base/session.js";
 import type { SessionView } from "../../sessions/view.js";
-import { choiceFlag, listFlags, userFilter } from "../flags/flags.js";
+import { choiceFlag, listFlags, purposeFlag, userFilter } from "../flags/flags.js";
 import { ListCommand } from "../list-command.js";
 import { SESSIONS, withoutHost } from "../render/columns.js";
 
@@ -16,7 +16,7 @@ export default class List extends ListCommand {
   static override flags = {
     user: userFilter("show only sessions of this user"),
     state: choiceFlag("state", "show only sessions in this state", SESSION_STATES),
-    purpose: Flags.string({ description: "show only sessions with this purpose", helpValue: "TEXT" }),
+    purpose: purposeFlag("show only sessions with this purpose"),
     host: Flags.string({ description: "show only sessions on this host", helpValue: "HOST" }),
     model: Flags.string({
       description: "show only sessions with this model; a session without its own has session.model",

@@ -45,7 +45,7 @@ export default class Logs extends FleetCommand {
     user: userFilter("show the log of this user's server"),
     all: Flags.boolean({ description: "show the logs of all servers, each line with the id of its server" }),
     follow: Flags.boolean({ char: "f", description: "keep printing new lines until interrupted" }),
-    lines: integerFlag("lines", LINES, [0, MOST_LINES], { example: 100, char: "n", aliases: ["tail"] }),
+    lines: integerFlag("lines", LINES, [0, MOST_LINES], { char: "n", aliases: ["tail"] }),
     since: momentFlag("since", "print only lines that may have been written since then: 10m, or a time in ISO 8601"),
     timestamps: Flags.boolean({ char: "t", description: "begin each line with its time, or with - if it has none" }),
     previous: Flags.boolean({ char: "p", description: "show the launch before the last one", exclusive: ["follow"] }),

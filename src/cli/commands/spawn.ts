@@ -35,9 +35,7 @@ export default class Spawn extends FleetCommand {
   static override flags = {
     user: actingUserFlagUnless(["shared", "count"]),
     count: withRules(
-      integerFlag("count", "start the servers of the users USER-1 to USER-N; 1 starts the server of USER", [1, 1_000], {
-        example: 2,
-      }),
+      integerFlag("count", "start the servers of the users USER-1 to USER-N; 1 starts the server of USER", [1, 1_000]),
       { dependsOn: ["user"] },
     ),
     shared: Flags.boolean({ description: "start one more shared server", exclusive: ["user", "count"] }),

@@ -18,10 +18,7 @@ export default class Transcript extends FleetCommand {
   static override flags = {
     user: actingUserFlag,
     markdown: Flags.boolean({ description: "print a Markdown document" }),
-    turns: integerFlag("turns", "how many of the last turns to print (default: all)", [0, 1_000_000], {
-      example: 10,
-      char: "n",
-    }),
+    turns: integerFlag("turns", "how many of the last turns to print (default: all)", [0, 1_000_000], { char: "n" }),
     follow: Flags.boolean({ char: "f", description: "keep printing what is added until interrupted" }),
   };
 

@@ -75,8 +75,7 @@ function checked(name: string, description: string, { helpValue, pattern, charac
 const text = (name: string, description: string, kind = OBJECT) => Flags.string(checked(name, description, kind));
 const textOr = (usual: string, name: string, description: string, kind = NAMESPACE) =>
   Flags.string({ ...checked(name, description, kind), default: usual });
-const number = (name: string, description: string, max: number, example: number) =>
-  integerFlag(name, description, [1, max], { example });
+const number = (name: string, description: string, max: number) => integerFlag(name, description, [1, max]);
 
 function isNetwork(value: string): boolean {
   const [address = "", bits = "", ...rest] = value.split("/");
@@ -88,7 +87,7 @@ function isNetwork(value: string): boolean {
 export const containerFlags = {
   name: textOr("copilotfleet", "name", "name of all objects", NAME),
   image: text("image", "image to run (default: copilotfleet:VERSION with the version of this command)", IMAGE),
-  replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100, 2),
+  replicas: number("replicas", "number of hosts (default: 1 with the file store, otherwise 2)", 100),
   storage: choiceFlag(
     "kind of storage",
     "where sessions are stored: local, on a volume of each host; shared, in a folder that all hosts mount",
@@ -98,9 +97,8 @@ export const containerFlags = {
     "servers",
     "servers to plan for on each host (default: pool.servers if isolation is shared, otherwise 20)",
     1000,
-    20,
   ),
-  sessions: number("sessions", "sessions to plan for in the memory of each host (default: 50)", 100_000, 50),
+  sessions: number("sessions", "sessions to plan for in the memory of each host (default: 50)", 100_000),
 };
 
 const INGRESS = { dependsOn: ["ingress-host"] };
@@ -112,7 +110,6 @@ export const kubernetesFlags = {
     "max-replicas",
     "highest number of hosts when scaling by active sessions (default: twice --replicas)",
     200,
-    4,
   ),
   secret: text("secret", "Secret that holds keys and tokens (default: the value of --name)"),
   "redis-secret": text(

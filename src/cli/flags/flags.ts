@@ -3,22 +3,15 @@ import { resolve } from "node:path";
 import { Args, Flags, type Interfaces } from "@oclif/core";
 import { FleetError, type FleetErrorCode, quote, type Suggestion } from "../../base/errors.js";
 import { validateSessionId, validateTitle, validateUser } from "../../base/ids.js";
-import { LONGEST_TIMER_MS, parseDuration, parseMoment } from "../../base/values/measures.js";
-import {
-  addressFault,
-  blankFault,
-  NOT_A_VARIABLE,
-  printable,
-  redact,
-  shellQuote,
-  wholeNumberFault,
-} from "../../base/values/text.js";
+import { parseDuration, parseMoment, parseWhole } from "../../base/values/measures.js";
+import { addressFault, NOT_A_VARIABLE, printable, redact, shellQuote } from "../../base/values/text.js";
 import { loadConfig } from "../../config/load/load.js";
-import { ALLOWED_MODEL, modelFault, parseAddress } from "../../config/rules.js";
+import { parseAddress } from "../../config/rules.js";
 import { SCOPES, type Scope } from "../../identity/identity.js";
+import { label, model, prompt, TIMES } from "../../operations/fields.js";
 import { FORMATS, type List, nameOf, type SortKey } from "../render/table.js";
 
-// The fleet checks these values, too. The checks here come first, so that the error message names the flag.
+// The fleet checks these values, too, in the same words. The checks here come first, so that the message names the flag.
 
 export const yesFlag = Flags.boolean({ char: "y", description: "do not ask for confirmation" });
 
@@ -42,11 +35,11 @@ export function textFlag(
   });
 }
 
-export const modelFlag = textFlag("model", "model to use (default: session.model)", "MODEL", (text, name) => {
-  const fault = modelFault(text);
-  if (fault === null) return;
-  throw usage(`${name} is ${quote(text)}, ${fault}. Allowed: ${ALLOWED_MODEL}`, [`For example, write ${name} gpt-5.`]);
-});
+export const modelFlag = textFlag("model", "model to use (default: session.model)", "MODEL", model);
+
+export function purposeFlag(description: string) {
+  return textFlag("purpose", description, "TEXT", label);
+}
 
 export const titleFlag = titleFlagFor("title of the session (default: its first prompt)");
 
@@ -63,13 +56,7 @@ export function lifetimeFlag(description: string) {
 
 /** A `--prompt` flag: any text that is not blank, or "-". See `prompt.ts`. */
 export function promptFlag(description: string) {
-  return textFlag("prompt", `${description}; - reads it from standard input`, "TEXT", (text, name) => {
-    const fault = blankFault(text);
-    if (fault !== null)
-      throw usage(`${name} is ${quote(text)}, ${fault}. Give a text.`, [
-        `Write a text in quotes after ${name}, or - to read it from standard input.`,
-      ]);
-  });
+  return textFlag("prompt", `${description}; - reads it from standard input`, "TEXT", prompt);
 }
 
 /** A flag whose text `parse` turns into a value. `parse` gets the name of the flag for its error messages. */
@@ -88,9 +75,9 @@ export function parsedFlag<Value>(
 }
 
 /** A flag for a waiting time such as `30s`. Parses to milliseconds. */
-export function durationFlag(flag: string, description: string) {
-  const parse = (text: string, name: string) => parseDuration(text, { name, maxMs: LONGEST_TIMER_MS });
-  return parsedFlag(flag, description, "DURATION", parse);
+export function durationFlag(flag: "drain-timeout" | "timeout" | "wait", description: string) {
+  const check = flag === "drain-timeout" ? TIMES.drainTimeout : TIMES[flag];
+  return parsedFlag(flag, description, "DURATION", check);
 }
 
 /** A flag for a time in the past: how long ago, or a time in ISO 8601. */
@@ -98,36 +85,29 @@ export function momentFlag(flag: string, description: string) {
   return parsedFlag(flag, description, "TIME", (text, name) => new Date(parseMoment(text, name)));
 }
 
-/** A flag for a whole number within bounds, written in plain digits. `example` is a usual number. */
+/** A flag for a whole number within bounds, written in plain digits. */
 export function integerFlag(
   name: string,
   description: string,
-  [min, max]: [number, number],
-  { example = Math.max(min, 1), ...rest }: { example?: number; char?: "n"; aliases?: string[] } = {},
+  bounds: [number, number],
+  rest: { char?: "n"; aliases?: string[] } = {},
 ) {
-  const parse = (text: string, flag: string) => {
-    const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
-    if (number >= min && number <= max) return number;
-    const fault = wholeNumberFault(text, [min, max]) ?? "which is too long";
-    const allowed = `a whole number from ${min} to ${max}`;
-    throw usage(`${flag} is ${quote(text)}, ${fault}. Allowed: ${allowed}`, [`For example, write ${flag} ${example}.`]);
-  };
-  return parsedFlag(name, description, "N", parse, rest);
+  return parsedFlag(name, description, "N", (text, flag) => parseWhole(text, flag, bounds), rest);
 }
 
-/** A flag that takes one of a few values. Error messages use `kind`, as in: "idel" is not a state. */
+/** A flag that takes one of a few values. The help calls a value `kind`. */
 export function choiceFlag<Value extends string>(
   kind: string,
   description: string,
   values: readonly Value[],
   char?: "o",
 ) {
-  return Flags.custom<Value, { kind: string }>({
+  return Flags.custom<Value>({
     description,
     helpValue: kind.toUpperCase(),
     options: [...values],
     ...(char === undefined ? {} : { char }),
-  })({ kind });
+  })();
 }
 
 /** A flag for a folder that exists. Parses to its absolute path. */
@@ -219,13 +199,13 @@ export function onlySessionFlag(what: string) {
 }
 
 /** `--scope read --scope admin`, or `--scope read,admin`. */
-export const scopeFlag = Flags.custom<Scope, { kind: string }>({
+export const scopeFlag = Flags.custom<Scope>({
   description: "what the token allows; may be repeated (default: use)",
   helpValue: "SCOPE",
   options: [...SCOPES],
   multiple: true,
   delimiter: ",",
-})({ kind: "scope" });
+})();
 
 /*
  * The rule for the default user (the configuration key `user`, the variable COPILOTFLEET_USER): it only decides which
@@ -305,7 +285,7 @@ export function listFlags<Row>(list: List<Row>) {
       char: "w",
       description: "show the list until Ctrl-C, updated every 2 seconds; a pipe gets one list after the other",
     }),
-    limit: integerFlag("limit", "print at most N rows", [1, MOST_ROWS], { example: 20 }),
+    limit: integerFlag("limit", "print at most N rows", [1, MOST_ROWS]),
   });
 }
 

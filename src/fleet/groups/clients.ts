@@ -7,12 +7,12 @@ import { unknownOf } from "../../hosts/gather.js";
 import type { ConnectInfo, StopRequest } from "../../hosts/options.js";
 import { RemoteHost } from "../../hosts/remote-host.js";
 import { audited } from "../../identity/acting.js";
+import * as arg from "../../operations/fields.js";
 import { provenEndpoint } from "../../runtime/process/probe.js";
 import type { ClientOptions } from "../../servers/clients.js";
 import type { Stopped } from "../../servers/stop.js";
 import { type AcquireOptions, acquireOptions, type HeldLease, type LockOptions } from "../../sessions/leases.js";
 import { sessionsNotFound } from "../../sessions/problems.js";
-import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
 const START_WAIT_MS = 30_000;

@@ -1,4 +1,5 @@
-import { isFleetError } from "../../base/errors.js";
+import { isFleetError, option } from "../../base/errors.js";
+import { validateSessionId } from "../../base/ids.js";
 import type { Address } from "../../config/rules.js";
 import type { FrontDoor } from "../../door/door.js";
 import type { HostCalls } from "../../door/entry/control.js";
@@ -18,12 +19,12 @@ import type { HttpContext } from "../../http/door-state.js";
 import { actingAs } from "../../identity/acting.js";
 import { type Identity, relationTo } from "../../identity/identity.js";
 import { readCode, redeemCode, tokenIdIn } from "../../identity/tokens.js";
+import * as arg from "../../operations/fields.js";
 import { ownHostName } from "../../runtime/files/shared-storage.js";
 import { poolState } from "../../servers/admission.js";
 import { SessionExpired } from "../../sessions/problems.js";
 import type { RequestChange } from "../../sessions/requests.js";
 import type { SessionView } from "../../sessions/view.js";
-import * as arg from "../arguments.js";
 import type { Fleet } from "../fleet.js";
 import type { FleetParts } from "../parts.js";
 import { Group } from "./group.js";
@@ -57,7 +58,7 @@ export class DoorGroup extends Group {
     const { answerCall } = await import("../../hosts/calls/rpc-table.js");
     const { config, own, leases, endings } = this.parts;
     const { listen: given = config.serve.listen ?? ANY_ADDRESS, ...listeners } = options;
-    const listen = arg.readListener(given, "listen");
+    const listen = arg.readListener(given, option("listen"));
     const context = { ...this.parts, ...(await this.#sharedState()) };
     const calls: HostCalls = {
       answer: async (method, params, signal) => await answerCall(own, method, params, signal),
@@ -82,7 +83,7 @@ export class DoorGroup extends Group {
     const { openHttpDoor } = await import("../../http/door.js");
     const { config, leases, endings } = this.parts;
     const { listen: given = config.serve.http ?? ANY_ADDRESS, ...rest } = options;
-    const listen = arg.readListener(given, "listen");
+    const listen = arg.readListener(given, option("listen"));
     const fleet = apiFleet(this.parts, this.#fleet);
     const context = { ...this.parts, fleet, ...(await this.#sharedState()) };
     // The caller may hold a lease, but the clients must not use it.
@@ -170,7 +171,7 @@ export function apiFleet(parts: FleetParts, fleet: Fleet) {
     /** How the identity relates to the session with this id. */
     relation: async (identity: Identity, id: string) => {
       try {
-        return relationTo(identity, await finder.find(id, identity.user));
+        return relationTo(identity, await finder.find(validateSessionId(id, "id"), identity.user));
       } catch (error) {
         // A token for another session must not show that this one existed.
         const isSeen = identity.sessionId === undefined || identity.sessionId === id;

@@ -12,7 +12,7 @@ import {
   gatherEvents,
   verifyEverywhere,
 } from "../../hosts/all-events.js";
-import * as arg from "../arguments.js";
+import * as arg from "../../operations/fields.js";
 import { Group } from "./group.js";
 
 export interface FollowFilter extends EventsFilter {

@@ -1,5 +1,6 @@
+import { option } from "../../base/errors.js";
+import { type Argument, named } from "../../operations/fields.js";
 import { PendingReply } from "../../sessions/use/turn-records.js";
-import { type Argument, named } from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 
 /** The arguments of each method of a group. The compiler reports a method that is missing in such a table. */
@@ -25,7 +26,7 @@ export abstract class Group {
           this.parts.assertOpen();
           return method.apply(
             this,
-            parameters.map(([parameter, check], at) => check(given[at], parameter)),
+            parameters.map(([parameter, check], at) => check(given[at], option(parameter))),
           );
         } catch (error) {
           return fail(error);

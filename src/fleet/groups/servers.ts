@@ -18,6 +18,7 @@ import type {
 } from "../../hosts/options.js";
 import { lookAtAll, type Overview } from "../../hosts/overview.js";
 import { actingAs } from "../../identity/acting.js";
+import * as arg from "../../operations/fields.js";
 import type { LogEnd, LogPosition } from "../../serve/logs.js";
 import type { Supervisor } from "../../serve/supervisor.js";
 import { closePool, liveSupervisor, openPool, type PoolState, poolState } from "../../servers/admission.js";
@@ -26,7 +27,6 @@ import type { Strategy } from "../../servers/placement.js";
 import type { RollingResult } from "../../servers/recycle.js";
 import { type ServerView, viewServer } from "../../servers/server.js";
 import type { Stopped } from "../../servers/stop.js";
-import * as arg from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 import type { DoorGroup } from "./doors.js";
 import { Group } from "./group.js";
@@ -288,8 +288,8 @@ export class PoolGroup extends Group {
     const { Supervisor } = await import("../../serve/supervisor.js");
     const { config, own, endings } = this.parts;
     const { log, listen: given = config.serve.listen, http: givenHttp = config.serve.http, signal = NEVER } = options;
-    const listen = given === null ? null : arg.readListener(given, "listen");
-    const http = givenHttp === null ? null : arg.readListener(givenHttp, "http");
+    const listen = given === null ? null : arg.readListener(given, option("listen"));
+    const http = givenHttp === null ? null : arg.readListener(givenHttp, option("http"));
     const fleet = { ...this.parts, log, listen, http, doors: this.#doors, host: own };
     const supervisor = await actingAs({ via: "fleet" }, async () => await Supervisor.start(fleet, signal));
     endings.unshift(async () => await supervisor.leave());

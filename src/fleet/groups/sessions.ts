@@ -30,6 +30,7 @@ import { type ExportedSession, exportSession, importSession } from "../../hosts/
 import { deleteEverywhere, meantSessions, onlyMeant } from "../../hosts/sessions/delete.js";
 import { followEvents, followTranscript, readTranscript } from "../../hosts/sessions/history.js";
 import { answerRequest, followRequests, listRequests } from "../../hosts/sessions/requests.js";
+import * as arg from "../../operations/fields.js";
 import type { TurnReply } from "../../runtime/client/turn.js";
 import type { TranscriptEntry } from "../../runtime/history/transcript.js";
 import type { GcRequest, GcResult } from "../../sessions/gc/collect.js";
@@ -39,7 +40,6 @@ import type { AgentRequest, RequestChange } from "../../sessions/requests.js";
 import { updateSession } from "../../sessions/update.js";
 import { PendingReply } from "../../sessions/use/turn-records.js";
 import type { SessionView } from "../../sessions/view.js";
-import * as arg from "../arguments.js";
 import { Group } from "./group.js";
 
 /**
@@ -419,7 +419,7 @@ export class SessionGroup extends Group {
       transcript: ["sessionId", ofUser],
       followTranscript: ["sessionId", ofUser],
       followEvents: ["sessionId", ofUser],
-      evict: [arg.oneOf("what", ["ids", "max"], { ids: arg.sessionIds }), "options"],
+      evict: [arg.exactlyOne("what", ["ids", "max"], { ids: arg.sessionIds }), "options"],
       gc: ["options"],
       delete: ["sessionIds", "options"],
     });

@@ -15,7 +15,7 @@ import {
   type TokenView,
   validateTokenId,
 } from "../../identity/tokens.js";
-import * as arg from "../arguments.js";
+import * as arg from "../../operations/fields.js";
 import type { FleetParts } from "../parts.js";
 import { Group } from "./group.js";
 
@@ -141,7 +141,7 @@ export class TokenGroup extends Group {
       issueCode: ["user", "options"],
       rotate: [["id", tokenId], "options"],
       list: ["options"],
-      revoke: [arg.oneOf("which", ["ids", "user"], { ids }), "options"],
+      revoke: [arg.exactlyOne("which", ["ids", "user"], { ids }), "options"],
     });
   }
 }

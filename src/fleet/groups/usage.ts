@@ -5,7 +5,7 @@ import type { UsageBy } from "../../base/usage.js";
 import { USER_LIMITS, type UserLimit } from "../../base/user-limits.js";
 import { type Moment, parseMoment } from "../../base/values/measures.js";
 import { audited } from "../../identity/acting.js";
-import * as arg from "../arguments.js";
+import * as arg from "../../operations/fields.js";
 import { Group } from "./group.js";
 
 const DAY_MS = 24 * 3_600_000;
@@ -112,11 +112,7 @@ function readLimits(value: unknown, name: string): unknown {
       const message = `${quote(limit)} is not a limit. Allowed: ${USER_LIMITS.join(", ")}`;
       throw new FleetError("FLEET_USAGE_INVALID", message);
     }
-    const isWord = max == null || max === "unlimited" || max === "default";
-    if (!isWord && !(Number.isSafeInteger(max) && (max as number) >= 1)) {
-      const message = `${option(limit)} is ${quote(max)}. Allowed: a whole number from 1, "unlimited" or "default"`;
-      throw new FleetError("FLEET_USAGE_INVALID", message);
-    }
+    if (max !== undefined) arg.limit(max, option(limit));
   }
   return given;
 }

@@ -8,9 +8,9 @@ import { listUsers, type SuspendedUser, type UserEntry, unknownUser } from "../.
 import { describeUser, type UserDescription } from "../../hosts/overview.js";
 import { type PurgeReceipt, purgeUser } from "../../hosts/purge.js";
 import { audited } from "../../identity/acting.js";
+import * as arg from "../../operations/fields.js";
 import { unwritable } from "../../runtime/files/server-folder.js";
 import { isRunning } from "../../servers/server.js";
-import * as arg from "../arguments.js";
 import type { FleetParts } from "../parts.js";
 import { Group } from "./group.js";
 import type { SessionGroup } from "./sessions.js";

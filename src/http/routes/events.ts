@@ -1,9 +1,10 @@
 import * as v from "valibot";
 import { EVENT_TYPES, type FleetEvent } from "../../base/event.js";
+import { oneOf } from "../../base/values/text.js";
 import { type EventPositions, timedInOrder } from "../../hosts/all-events.js";
 import { type AnyRoute, Reply, route } from "../route.js";
 import type { StreamEvent } from "../sse.js";
-import { described, given, id, LONGEST_TEXT, object, pageOf, text } from "./fields.js";
+import { described, given, object, pageOf, text } from "./fields.js";
 import { paging, time } from "./schemas.js";
 
 const word = v.string();
@@ -13,16 +14,13 @@ const eventFilter = object({
   ...paging,
   user: v.optional(
     described(
-      id,
+      text,
       "Only what this user did, or what concerns this user. Another user than the caller needs the scope `admin`.",
     ),
   ),
-  type: v.optional(v.picklist(EVENT_TYPES, EVENT_TYPES.join(", "))),
+  type: v.optional(v.picklist(EVENT_TYPES, oneOf(EVENT_TYPES))),
   since: v.optional(
-    described(
-      text('a duration, such as "1h", or a time', LONGEST_TEXT),
-      "How long ago, such as `1h`, or a time in ISO 8601. Default: a day ago; for a stream: now.",
-    ),
+    described(text, "How long ago, such as `1h`, or a time in ISO 8601. Default: a day ago; for a stream: now."),
   ),
 });
 

@@ -1,29 +1,40 @@
 import * as v from "valibot";
-import { readDuration } from "../../base/values/measures.js";
+import { isFleetError } from "../../base/errors.js";
+import { parseDuration } from "../../base/values/measures.js";
 import { compareText } from "../../base/values/text.js";
+import { label as checkLabel } from "../../operations/fields.js";
 import { invalid } from "../problem.js";
 
 /* Parts that the schemas of several requests share. */
 
-export const LONGEST_TEXT = 200;
-const ALLOWED_LABEL = `a text of at most ${LONGEST_TEXT} characters without control characters`;
+const LONGEST_TEXT = 200;
 
-export const text = (allowed: string, longest: number) =>
-  v.pipe(v.string(allowed), v.minLength(1, allowed), v.maxLength(longest, allowed));
+/** A text that the library checks, in the same words as at every other entry point. */
+export const text = v.string("a string");
+
+/** Stands for the name of the field in the message of a {@link checked} field. */
+export const NAME = "\0";
+
+/** Checks a text as the library does, if the library does not get it, or gives it another name. */
+export function checked(check: (value: string, name: string) => unknown) {
+  return v.rawCheck<string>(({ dataset, addIssue }) => {
+    if (!dataset.typed) return;
+    try {
+      check(dataset.value, NAME);
+    } catch (error) {
+      if (!isFleetError(error)) throw error;
+      addIssue({ message: error.message });
+    }
+  });
+}
 
 /** Adds a description, which the OpenAPI document shows. */
 export const described = <T extends v.GenericSchema>(schema: T, description: string) =>
   v.pipe(schema, v.description(description));
 
-export const label = v.pipe(
-  v.string(ALLOWED_LABEL),
-  v.maxLength(LONGEST_TEXT, ALLOWED_LABEL),
-  v.check((given) => !/\p{Cc}/u.test(given), ALLOWED_LABEL),
-);
+export const label = v.pipe(text, checked(checkLabel), v.maxLength(LONGEST_TEXT));
 
 export const object = <Entries extends v.ObjectEntries>(entries: Entries) => v.strictObject(entries, "a JSON object");
-
-export const id = text("an id", 512);
 
 const ALLOWED_BASE64 = "base64";
 const ALLOWED_ATTACHMENTS = "a list of at most 20 attachments";
@@ -53,11 +64,10 @@ export const tools = v.pipe(
 
 /** The longest turn, in milliseconds. */
 export const TURN_MS = 3_600_000;
-const ALLOWED_TIMEOUT = 'a duration of at most an hour, such as "10m"';
 export const turnTimeout = v.optional(
   v.pipe(
-    text(ALLOWED_TIMEOUT, LONGEST_TEXT),
-    v.check((given) => readDuration(given, TURN_MS) !== null, ALLOWED_TIMEOUT),
+    text,
+    checked((given, name) => parseDuration(given, { name, maxMs: TURN_MS })),
     v.description("How long the turn may take before it is aborted. Default and maximum: an hour."),
   ),
 );

@@ -14,7 +14,9 @@ const answerText = v.pipe(
 );
 
 const requestAnswer = object({
-  decision: v.optional(described(v.picklist(["approve", "deny"], "approve, deny"), "The decision about a permission.")),
+  decision: v.optional(
+    described(v.picklist(["approve", "deny"], "approve or deny"), "The decision about a permission."),
+  ),
   reason: v.optional(described(answerText, "For a denial: the text that the model reads.")),
   answer: v.optional(described(answerText, "The answer to a question: one of its choices, or another text.")),
 });

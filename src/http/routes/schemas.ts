@@ -1,11 +1,13 @@
 import * as v from "valibot";
-import { ALLOWED_TITLE, LONGEST_TITLE, titleFault } from "../../base/ids.js";
+import { LONGEST_TITLE, validateSessionId, validateTitle } from "../../base/ids.js";
 import { SERVER_STATES } from "../../base/server.js";
 import { SESSION_STATES, TURN_OUTCOMES } from "../../base/session.js";
+import { parseWhole } from "../../base/values/measures.js";
+import { oneOf } from "../../base/values/text.js";
 import { SCOPES } from "../../identity/identity.js";
-import { attachments, described, id, LONGEST_TEXT, label, object, text, tools, turnTimeout } from "./fields.js";
+import { attachments, checked, described, label, object, text, tools, turnTimeout } from "./fields.js";
 
-export { id, label, object };
+export { label, object };
 
 /*
  * The schemas of requests and answers. The schemas of requests refuse unknown fields. Their messages complete an error
@@ -16,10 +18,7 @@ const MOST_MEMBERS = 1_000;
 const LARGEST_PAGE = 200;
 const DEFAULT_PAGE = 50;
 
-const duration = described(
-  text('a duration, such as "24h"', LONGEST_TEXT),
-  "A number with a unit: `30s`, `15m`, `24h` or `7d`.",
-);
+const duration = described(text, "A number with a unit: `30s`, `15m`, `24h` or `7d`.");
 const ALLOWED_MEMBERS = `a list of at most ${MOST_MEMBERS} user ids`;
 export const members = v.pipe(
   v.array(v.string(ALLOWED_MEMBERS), ALLOWED_MEMBERS),
@@ -27,52 +26,45 @@ export const members = v.pipe(
   v.description("Other users who may use the session. It is then collaborative, even if the list is empty."),
 );
 const flag = v.boolean("true or false");
-const title = v.pipe(
-  v.string(ALLOWED_TITLE),
-  v.maxLength(LONGEST_TITLE, ALLOWED_TITLE),
-  v.check((given) => titleFault(given) === null, ALLOWED_TITLE),
-);
+const title = v.pipe(text, checked(validateTitle), v.maxLength(LONGEST_TITLE));
 
 export const nothing = object({});
 
 /** A number in a query. It arrives as a text, but the API's description presents it to clients as a number. */
 const whole = (min: number, max: number, initial: number) => {
-  const allowed = `a whole number from ${min} to ${max}`;
   const schema = v.pipe(
-    v.string(allowed),
-    v.regex(/^\d{1,9}$/, allowed),
-    v.toNumber(allowed),
-    v.minValue(min, allowed),
-    v.maxValue(max, allowed),
+    text,
+    checked((given, name) => parseWhole(given, name, [min, max])),
+    v.toNumber(),
   );
   return v.pipe(v.optional(schema, String(initial)), v.metadata({ minimum: min, maximum: max }));
 };
 
 export const paging = {
   limit: described(whole(1, LARGEST_PAGE, DEFAULT_PAGE), "The largest number of entries in the answer."),
-  cursor: v.optional(
-    described(text("the next of an earlier answer", 1_000), "`next` of the page before. Default: the first page."),
-  ),
+  cursor: v.optional(described(text, "`next` of the page before. Default: the first page.")),
 };
 
 export const sessionFilter = object({
   ...paging,
-  user: v.optional(described(id, "The owner or a member. Default: the caller. Another user needs the scope `admin`.")),
+  user: v.optional(
+    described(text, "The owner or a member. Default: the caller. Another user needs the scope `admin`."),
+  ),
   all: v.optional(
     described(
       v.picklist(["true"], "true"),
       "With `true`, lists the sessions of all users. This needs the scope `admin`.",
     ),
   ),
-  state: v.optional(v.picklist(SESSION_STATES, SESSION_STATES.join(", "))),
+  state: v.optional(v.picklist(SESSION_STATES, oneOf(SESSION_STATES))),
   purpose: v.optional(label),
 });
 
 export const newSession = object({
-  id: v.optional(described(id, "Default: a random id.")),
+  id: v.optional(v.pipe(text, checked(validateSessionId), v.description("Default: a random id."))),
   purpose: v.optional(label),
   title: v.optional(described(title, "Default: the first line of the first prompt.")),
-  model: v.optional(label),
+  model: v.optional(text),
   ttl: v.optional(duration),
   members: v.optional(members),
   ephemeral: v.optional(described(flag, "Whether to delete the session after its first turn.")),
@@ -96,17 +88,14 @@ const interactive = v.optional(
 );
 
 export const prompt = object({
-  prompt: v.pipe(
-    v.string("a text"),
-    v.check((given) => given.trim() !== "", "a text that is not blank"),
-  ),
+  prompt: text,
   interactive,
   attachments: v.optional(attachments),
   timeout: turnTimeout,
 });
 
 export const transcriptQuery = object({
-  turns: described(whole(1, 100_000, 100_000), "How many of the last turns to return. Default: all."),
+  turns: described(whole(0, 1_000_000, 1_000_000), "How many of the last turns to return. Default: all."),
 });
 
 const drainTimeout = v.optional(described(duration, "How long to wait for turns. Default: `drain.timeout`."));
@@ -116,19 +105,17 @@ export const stopBody = object({
   force: v.optional(described(flag, "Whether to kill the server at once, even during a turn.")),
 });
 
-export const tokenFilter = object({ ...paging, user: v.optional(id) });
-export const serverFilter = object({ user: v.optional(id), host: v.optional(id) });
+export const tokenFilter = object({ ...paging, user: v.optional(text) });
+export const serverFilter = object({ user: v.optional(text), host: v.optional(text) });
 
-const ALLOWED_SCOPES = `a list of at least one of ${SCOPES.join(", ")}`;
+const ALLOWED_SCOPES = `a list of at least one of ${oneOf(SCOPES)}`;
 export const newToken = object({
-  user: id,
-  ttl: v.optional(
-    described(text('a duration, such as "30d", or "never"', LONGEST_TEXT), "Default: `identity.tokenTtl`."),
-  ),
+  user: text,
+  ttl: v.optional(described(text, "A duration, such as `30d`, or `never`. Default: `identity.tokenTtl`.")),
   scopes: v.optional(
-    v.pipe(v.array(v.picklist(SCOPES, ALLOWED_SCOPES), ALLOWED_SCOPES), v.minLength(1, ALLOWED_SCOPES)),
+    v.pipe(v.array(v.picklist(SCOPES, oneOf(SCOPES)), ALLOWED_SCOPES), v.minLength(1, ALLOWED_SCOPES)),
   ),
-  sessionId: v.optional(described(id, "The only session that the token is valid for.")),
+  sessionId: v.optional(described(text, "The only session that the token is valid for.")),
   label: v.optional(described(label, "The purpose of the token. Not blank.")),
 });
 

@@ -1,19 +1,16 @@
 import * as v from "valibot";
 import { USAGE_BY } from "../../base/usage.js";
+import { oneOf } from "../../base/values/text.js";
 import { type AnyRoute, route } from "../route.js";
 import { described, given, object, text } from "./fields.js";
-import * as s from "./schemas.js";
-
-const ALLOWED_BY = "user, session, model, token or day";
-const ALLOWED_SINCE = 'how long ago, such as "24h", or a time in ISO 8601';
 
 const query = object({
-  by: described(v.optional(v.picklist(USAGE_BY, ALLOWED_BY)), "The meaning of a row. Default: `user`."),
+  by: described(v.optional(v.picklist(USAGE_BY, oneOf(USAGE_BY))), "The meaning of a row. Default: `user`."),
   since: described(
-    v.optional(text(ALLOWED_SINCE, 100)),
+    v.optional(text),
     "The beginning: how long ago, such as `24h`, or a time in ISO 8601. Default: 24 hours ago.",
   ),
-  user: described(v.optional(s.id), "Only the usage of this user. Needs scope `admin`, unless it is the caller."),
+  user: described(v.optional(text), "Only the usage of this user. Needs scope `admin`, unless it is the caller."),
 });
 
 const numberOrNull = v.nullable(v.number());

@@ -39,7 +39,7 @@ export class Measurements {
     for (const server of Object.values(registry.servers)) servers[server.state] += 1;
     const loaded = running.flatMap(knownLoaded);
     const { inFlight, stalled } = this.#lookAtTurns(running);
-    const leases = await Promise.all(loaded.map(async (id) => await store.leases.read(id)));
+    const leases = await store.leases.readMany(loaded);
     const purges = await purgesUnderWay(store);
     const begun = purges.map(({ begunAt }) => Date.parse(begunAt) / 1000);
     const memoryBytes = running.reduce((sum, server) => sum + this.#processes.memoryOf(server), 0);

@@ -1,35 +1,21 @@
 import type { LimitValue, LimitView } from "../../../accounts/limits.js";
-import { quote } from "../../../base/errors.js";
 import { USER_LIMITS, type UserLimit } from "../../../base/user-limits.js";
-import { wholeNumberFault } from "../../../base/values/text.js";
 import type { Fleet } from "../../../fleet/fleet.js";
+import { limit } from "../../../operations/fields.js";
 import { FleetCommand } from "../../base-command.js";
 import { namedUserFlag, parsedFlag, usage } from "../../flags/flags.js";
 import { renderLimits } from "../../render/results.js";
 
-const MOST = Number.MAX_SAFE_INTEGER;
-
 /** A flag for a limit: a whole number, `unlimited` or `default`. */
-function limitFlag(flag: string, description: string, example: number) {
-  return parsedFlag(flag, description, "N", (value, name): LimitValue => {
-    if (value === "unlimited" || value === "default") return value;
-    const number = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
-    if (number >= 1 && number <= MOST) return number;
-    const fault = wholeNumberFault(value, [1, MOST]) ?? "which is too long";
-    const allowed = "a whole number from 1, unlimited, or default";
-    throw usage(`${name} is ${quote(value)}, ${fault}. Allowed: ${allowed}`, [
-      `For example, write ${name} ${example}.`,
-    ]);
-  });
-}
+const limitFlag = (flag: string, description: string) => parsedFlag(flag, description, "N", limit);
 
 const limitFlags = {
-  "turns-per-minute": limitFlag("turns-per-minute", "turns that begin within a minute", 20),
-  "concurrent-turns": limitFlag("concurrent-turns", "turns that run at once", 4),
-  sessions: limitFlag("sessions", "sessions in all states", 100),
-  connections: limitFlag("connections", "open connections to front doors", 16),
-  "tokens-per-day": limitFlag("tokens-per-day", "model tokens in a day of UTC", 100_000),
-  "tokens-per-month": limitFlag("tokens-per-month", "model tokens in a month of UTC", 1_000_000),
+  "turns-per-minute": limitFlag("turns-per-minute", "turns that begin within a minute"),
+  "concurrent-turns": limitFlag("concurrent-turns", "turns that run at once"),
+  sessions: limitFlag("sessions", "sessions in all states"),
+  connections: limitFlag("connections", "open connections to front doors"),
+  "tokens-per-day": limitFlag("tokens-per-day", "model tokens in a day of UTC"),
+  "tokens-per-month": limitFlag("tokens-per-month", "model tokens in a month of UTC"),
 };
 
 export default class LimitSet extends FleetCommand {

@@ -1,4 +1,4 @@
-import { FleetError, option, quote } from "../base/errors.js";
+import { FleetError, option } from "../base/errors.js";
 import { EVENT_TYPES } from "../base/event.js";
 import {
   IDEMPOTENCY_KEY,
@@ -8,39 +8,44 @@ import {
   validateUser,
 } from "../base/ids.js";
 import { USAGE_BY } from "../base/usage.js";
-import { LONGEST_TIMER_MS, parseDuration } from "../base/values/measures.js";
+import { LONGEST_TIMER_MS, parseDuration, parseWhole } from "../base/values/measures.js";
 import { parseLabel } from "../base/values/names.js";
-import { isObject } from "../base/values/text.js";
-import { type Address, parseAddress } from "../config/rules.js";
+import { blankFault, isObject, oneOf, quote, wholeNumberFault } from "../base/values/text.js";
+import { type Address, ALLOWED_MODEL, modelFault, parseAddress } from "../config/rules.js";
 import { SCOPES } from "../identity/identity.js";
 import type { InheritedListener } from "../runtime/launch/listen.js";
 
 /*
- * The checks of arguments at run time, for callers in JavaScript. A wrong argument causes a usage error before anything
- * changes. An argument or option of a name has the same check in all methods (`CHECKS`). Each group of `Fleet` has a
- * table of its methods' arguments, which `groups/group.ts` applies.
+ * The checks of the values that callers give to the fleet. A field of a name has the same check in all operations, and
+ * at every entry point: `groups/group.ts` applies them to the arguments of the library's methods, so also to what the
+ * routes of the HTTP API pass on, and the flags of the command line call them by themselves. A wrong value causes a
+ * usage error before anything changes.
  */
 
-type Check = (value: unknown, name: string) => unknown;
+/** @param name the name of the value in the error's message */
+type Check<T = unknown> = (value: unknown, name: string) => T;
 type Checks = Readonly<Record<string, Check>>;
 
 export type Argument = readonly [name: string, check: Check];
 
-function wrong(name: string, must: string, value: unknown): FleetError {
-  return new FleetError("FLEET_USAGE_INVALID", `${option(name)} must be ${must} (got ${show(value)}).`);
+/** @param fault what is wrong, such as "which is empty" */
+export function wrongValue(name: string, value: unknown, allowed: string, fault: string | null = null): FleetError {
+  const why = fault === null ? "" : `, ${fault}`;
+  const message = value === undefined ? `${name} is missing.` : `${name} is ${shown(value)}${why}. Allowed: ${allowed}`;
+  return new FleetError("FLEET_USAGE_INVALID", message);
 }
 
-function show(value: unknown): string {
-  if (typeof value === "string") return quote(value);
-  if (Array.isArray(value)) return "a list";
-  if (typeof value === "object" && value !== null) return "an object";
-  return typeof value === "function" ? "a function" : String(value);
+/** A function has no form in JSON. */
+function shown(value: unknown): string {
+  return quote(typeof value === "function" ? "a function" : value);
 }
 
-function kind<T>(must: string, is: (value: unknown) => value is T): (value: unknown, name: string) => T {
+function kind<T>(allowed: string, is: (value: unknown) => value is T, faultOf?: (value: T) => string | null): Check<T> {
   return (value, name) => {
-    if (is(value)) return value;
-    throw wrong(name, must, value);
+    if (!is(value)) throw wrongValue(name, value, allowed);
+    const fault = faultOf?.(value) ?? null;
+    if (fault !== null) throw wrongValue(name, value, allowed, fault);
+    return value;
   };
 }
 
@@ -52,9 +57,8 @@ const isListOf = <T>(value: unknown, is: (each: unknown) => each is T): value is
 export const text = kind("a string", isText);
 export const texts = kind("a list of strings", (value) => isListOf(value, isText));
 export const object = kind("an object", isObject);
-const flag = kind("true or false", (value) => typeof value === "boolean");
+export const flag = kind("true or false", (value) => typeof value === "boolean");
 const callback = kind("a function", (value) => typeof value === "function");
-export const whole = kind("a whole number from 0", isWhole);
 export const counts = kind(
   "an object with whole numbers from 0",
   (value): value is Record<string, number> => isObject(value) && Object.values(value).every(isWhole),
@@ -75,15 +79,37 @@ const key = kind(
   `a text of ${IDEMPOTENCY_KEY_ALLOWED}`,
   (value): value is string => isText(value) && IDEMPOTENCY_KEY.test(value),
 );
+const someTexts = kind(
+  `a list of at least one of ${oneOf(SCOPES)}`,
+  (value): value is string[] => isListOf(value, isText) && value.length > 0,
+);
+const scope = choice(SCOPES);
+const scopes: Check = (value, name) => someTexts(value, name).map((each) => scope(each, name));
 
-export function choice(values: readonly string[]): Check {
-  return kind(`one of ${values.join(", ")}`, (value): value is string => values.includes(value as string));
+/** A number of lines, rows or turns. @param min the smallest allowed number */
+export function count(min: number, max = 1_000_000): Check<number> {
+  return (value, name) => parseWhole(value, name, [min, max]);
 }
 
-export const sessionIds: Check = (value, name) =>
-  texts(value, name).map((id) => validateSessionId(id, option("sessionIds")));
-export const title: Check = (value, name) => validateTitle(text(value, name), option(name));
-export const label: Check = (value, name) => parseLabel(text(value, name), option(name));
+export function choice(values: readonly string[]): Check {
+  return kind(oneOf(values), (value): value is string => values.includes(value as string));
+}
+
+const LARGEST = [1, Number.MAX_SAFE_INTEGER] as const;
+
+/** How much a user may have: a whole number or its digits, `unlimited` or null, or `default`. */
+export const limit: Check<number | "unlimited" | "default" | null> = (value, name) => {
+  if (value === "unlimited" || value === "default" || value === null) return value;
+  const fault = wholeNumberFault(isText(value) || typeof value === "number" ? String(value) : "", LARGEST);
+  if (fault === null) return Number(value);
+  throw wrongValue(name, value, 'a whole number from 1, "unlimited" or "default"', fault);
+};
+
+export const prompt = kind("a text that is not blank", isText, blankFault);
+export const model = kind(ALLOWED_MODEL, isText, modelFault);
+export const sessionIds: Check = (value, name) => texts(value, name).map((id) => validateSessionId(id, name));
+export const title: Check = (value, name) => validateTitle(text(value, name), name);
+export const label: Check = (value, name) => parseLabel(text(value, name), name);
 
 /** A session that a method of this fleet returned. */
 export const openSession: Argument = [
@@ -103,26 +129,36 @@ export function readListener(value: unknown, name: string): Address | InheritedL
   const isAddress = (at: unknown): at is Address => isObject(at) && isText(at.host) && Number.isInteger(at.port);
   const isInherited = (at: unknown): at is InheritedListener => isObject(at) && Number.isInteger(at.fd);
   if (isAddress(address) || isInherited(address)) return address;
-  throw wrong(name, 'host:port, such as "127.0.0.1:4300" (port 0 is any free one), or an inherited descriptor', value);
+  throw wrongValue(
+    name,
+    value,
+    'host:port, such as "127.0.0.1:4300" (port 0 is any free one), or an inherited descriptor',
+  );
 }
 
-function time(orZero: boolean): Check {
-  return (value, name) => parseDuration(span(value, name), { name: option(name), maxMs: LONGEST_TIMER_MS, orZero });
+function time(orZero: boolean): Check<number> {
+  return (value, name) => parseDuration(span(value, name), { name, maxMs: LONGEST_TIMER_MS, orZero });
 }
 
 /** The method reads these options in milliseconds: `wait: "30s"` becomes `waitMs: 30000`. */
-const TIMES: Checks = { wait: time(true), timeout: time(false), drainTimeout: time(true) };
+export const TIMES = { wait: time(true), timeout: time(false), drainTimeout: time(true) };
 
 const CHECKS: Checks = {
   ...TIMES,
-  ...all(text, "after", "answer", "cwd", "file", "gitHubToken", "host", "id", "model", "name", "output", "prompt"),
-  ...all(text, "purpose", "reason", "requestId", "strategy", "text"),
+  ...all(text, "after", "answer", "cwd", "file", "gitHubToken", "host", "id", "name", "output"),
+  ...all(text, "reason", "requestId", "strategy", "text"),
   ...all(texts, "availableTools", "ids", "members", "texts"),
   ...all(flag, "detached", "dryRun", "ephemeral", "follow", "force", "ignoreNotFound", "interactive", "needsModel"),
   ...all(flag, "park", "previous"),
   ...all(callback, "log", "onDelta", "onEvent", "onProgress", "onRequest", "onWait", "work"),
   ...all(object, "at", "config", "env", "expected", "lease", "probes", "session", "token"),
-  ...all(whole, "lines", "max", "maxUnavailable", "turns"),
+  ...all(label, "label", "purpose"),
+  lines: count(0),
+  max: count(0),
+  maxUnavailable: count(1),
+  model,
+  prompt,
+  turns: count(0),
   ...all(span, "overlap", "ttl"),
   ...all(signal, "askUntil", "signal"),
   ...all(readListener, "http", "listen"),
@@ -130,20 +166,15 @@ const CHECKS: Checks = {
   by: choice(USAGE_BY),
   decision: choice(["approve", "deny"]),
   key,
-  label,
-  scopes: kind(
-    `a list of at least one of ${SCOPES.join(", ")}`,
-    (value): value is string[] =>
-      Array.isArray(value) && value.length > 0 && value.every((each) => SCOPES.includes(each)),
-  ),
-  sessionId: (value, name) => validateSessionId(text(value, name)),
+  scopes,
+  sessionId: (value, name) => validateSessionId(text(value, name), name),
   sessionIds,
   since: moment,
   steal: (value, name) => read(value, name, { required: ["reason"] }),
   title,
   type: choice(EVENT_TYPES),
-  user: (value, name) => validateUser(text(value, name)),
-  users: (value, name) => texts(value, name).map((user) => validateUser(user)),
+  user: (value, name) => validateUser(text(value, name), name),
+  users: (value, name) => texts(value, name).map((user) => validateUser(user, name)),
   via: choice(["command", "library", "door", "http", "fleet"]),
 };
 
@@ -165,7 +196,9 @@ function read(value: unknown, name: string, { required = [], special = {} }: Exp
     const before = given[field];
     const check = special[field] ?? (Object.hasOwn(CHECKS, field) ? CHECKS[field] : undefined);
     const after =
-      check === undefined || (before === undefined && !required.includes(field)) ? before : check(before, field);
+      check === undefined || (before === undefined && !required.includes(field))
+        ? before
+        : check(before, option(field));
     result[field in TIMES && !(field in special) ? `${field}Ms` : field] = after;
   }
   return result;
@@ -187,13 +220,17 @@ export function needs(required: readonly string[], special: Checks = {}): Argume
 }
 
 /** Checks an object of which exactly one field must be given. */
-export function oneOf(name: string, fields: readonly string[], special: Checks = {}): Argument {
+export function exactlyOne(name: string, fields: readonly string[], special: Checks = {}): Argument {
   return [
     name,
     (value) => {
       const result = read(value, name, { special });
       if (fields.filter((field) => result[field] !== undefined).length === 1) return result;
-      throw wrong(name, `an object with either ${fields.map((field) => option(field)).join(" or ")}`, value);
+      throw wrongValue(
+        option(name),
+        value,
+        `an object with either ${fields.map((field) => option(field)).join(" or ")}`,
+      );
     },
   ];
 }
