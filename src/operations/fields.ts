@@ -1,4 +1,4 @@
-import { FleetError, option } from "../base/errors.js";
+import { FleetError, option, type Suggestion } from "../base/errors.js";
 import { EVENT_TYPES } from "../base/event.js";
 import {
   IDEMPOTENCY_KEY,
@@ -28,11 +28,16 @@ type Checks = Readonly<Record<string, Check>>;
 
 export type Argument = readonly [name: string, check: Check];
 
-/** @param fault what is wrong, such as "which is empty" */
-export function wrongValue(name: string, value: unknown, allowed: string, fault: string | null = null): FleetError {
+interface Wrong {
+  /** What is wrong, such as "which is empty". */
+  fault?: string | null;
+  advice?: Suggestion;
+}
+
+function wrongValue(name: string, value: unknown, allowed: string, { fault = null, advice }: Wrong = {}): FleetError {
   const why = fault === null ? "" : `, ${fault}`;
   const message = value === undefined ? `${name} is missing.` : `${name} is ${shown(value)}${why}. Allowed: ${allowed}`;
-  return new FleetError("FLEET_USAGE_INVALID", message);
+  return new FleetError("FLEET_USAGE_INVALID", message, { suggestions: advice === undefined ? [] : [advice] });
 }
 
 /** A function has no form in JSON. */
@@ -40,12 +45,18 @@ function shown(value: unknown): string {
   return quote(typeof value === "function" ? "a function" : value);
 }
 
-function kind<T>(allowed: string, is: (value: unknown) => value is T, faultOf?: (value: T) => string | null): Check<T> {
+function kind<T>(allowed: string, is: (value: unknown) => value is T): Check<T> {
   return (value, name) => {
-    if (!is(value)) throw wrongValue(name, value, allowed);
-    const fault = faultOf?.(value) ?? null;
-    if (fault !== null) throw wrongValue(name, value, allowed, fault);
-    return value;
+    if (is(value)) return value;
+    throw wrongValue(name, value, allowed);
+  };
+}
+
+function textWithout(faultOf: (text: string) => string | null, allowed: string, advice: Suggestion): Check<string> {
+  return (value, name) => {
+    const fault = faultOf(text(value, name));
+    if (fault === null) return value as string;
+    throw wrongValue(name, value, allowed, { fault, advice });
   };
 }
 
@@ -88,7 +99,11 @@ const scopes: Check = (value, name) => someTexts(value, name).map((each) => scop
 
 /** A number of lines, rows or turns. @param min the smallest allowed number */
 export function count(min: number, max = 1_000_000): Check<number> {
-  return (value, name) => parseWhole(value, name, [min, max]);
+  return (value, name) => {
+    const number = parseWhole(String(value), name, [min, max]);
+    if (typeof value === "number") return number;
+    throw wrongValue(name, value, `a whole number from ${min} to ${max}`);
+  };
 }
 
 export function choice(values: readonly string[]): Check {
@@ -97,16 +112,19 @@ export function choice(values: readonly string[]): Check {
 
 const LARGEST = [1, Number.MAX_SAFE_INTEGER] as const;
 
-/** How much a user may have: a whole number or its digits, `unlimited` or null, or `default`. */
+/** How much a user may have: a whole number, `unlimited` or null, or `default`. */
 export const limit: Check<number | "unlimited" | "default" | null> = (value, name) => {
   if (value === "unlimited" || value === "default" || value === null) return value;
-  const fault = wholeNumberFault(isText(value) || typeof value === "number" ? String(value) : "", LARGEST);
-  if (fault === null) return Number(value);
-  throw wrongValue(name, value, 'a whole number from 1, "unlimited" or "default"', fault);
+  const fault = wholeNumberFault(String(value), LARGEST);
+  if (fault === null && typeof value === "number") return value;
+  throw wrongValue(name, value, 'a whole number from 1, "unlimited" or "default"', {
+    fault,
+    advice: "Write a number, such as 10.",
+  });
 };
 
-export const prompt = kind("a text that is not blank", isText, blankFault);
-export const model = kind(ALLOWED_MODEL, isText, modelFault);
+export const prompt = textWithout(blankFault, "a text that is not blank", "Write a text.");
+export const model = textWithout(modelFault, ALLOWED_MODEL, "Write the name of a model, such as gpt-5.");
 export const sessionIds: Check = (value, name) => texts(value, name).map((id) => validateSessionId(id, name));
 export const title: Check = (value, name) => validateTitle(text(value, name), name);
 export const label: Check = (value, name) => parseLabel(text(value, name), name);

@@ -201,7 +201,7 @@ describe("init with flags", () => {
     [["--provider", "github"], "--token-env is missing for --provider github."],
     [["--provider", "echo", "--model", "m", "--base-url", "http://a.example"], "--base-url and --model cannot be used"],
     [["--provider", "github", "--api-key-env", "K"], "--api-key-env cannot be used with --provider github."],
-    [["--provider", "gemini"], '--provider "gemini" is not a provider.'],
+    [["--provider", "gemini"], '--provider is "gemini". Allowed: '],
     [
       ["--provider", "azure", "--base-url", "ftp://a", "--model", "m"],
       '--base-url is "ftp://a", which does not start with',

@@ -178,8 +178,8 @@ describe("the filters of a list", () => {
   });
 
   it.each([
-    [["ps", "--state", "idel"], /^--state "idel" is not a state\. Allowed: starting, ready, .* or failed\.$/],
-    [["list", "--state", "ready"], /^--state "ready" is not a state\. Allowed: active, idle, draining or gone\.$/],
+    [["ps", "--state", "idel"], /^--state is "idel"\. Allowed: starting, ready, .* or failed$/],
+    [["list", "--state", "ready"], /^--state is "ready"\. Allowed: active, idle, draining or gone$/],
     [["ps", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
     [["list", "--host", "h9"], /^--host "h9" is not a host of this fleet\. Use \S+\.$/],
   ])("%j is refused, and the error names the allowed values", async (args, message) => {

@@ -53,7 +53,7 @@ describe("a command line with a mistake", () => {
     [["spawn", "--usr", "a"], 'There is no flag "--usr".', "Did you mean --user?"],
     [["stop", "--drain", "3s"], 'There is no flag "--drain".', "Did you mean --drain-timeout?"],
     [["create", "--user=a", "--modle=x"], 'There is no flag "--modle".', "Did you mean --model?"],
-    [["list", "--state", "idel"], '--state "idel" is not a state. Allowed: active, idle, draining or gone.', "--help"],
+    [["list", "--state", "idel"], '--state is "idel". Allowed: active, idle, draining or gone', "--help"],
     [["spawn", "bob"], 'Unexpected argument: "bob".', 'Did you mean --user "bob"?'],
     [["ps", "x", "y"], 'Unexpected argument: "x", "y".', "copilotfleet ps --help"],
     [["send", "s", "t", "u", "--user", "a"], 'Unexpected argument: "u".', "copilotfleet send --help"],

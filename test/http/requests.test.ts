@@ -146,7 +146,7 @@ describe("answers that do not fit", () => {
     const wrong: [object, string][] = [
       [{}, "A permission needs"],
       [{ answer: "yes" }, "answers a question"],
-      [{ decision: "maybe" }, "approve, deny"],
+      [{ decision: "maybe" }, "approve or deny"],
       [{ decision: "approve", reason: "why not" }, "only with"],
       [{ decision: "deny", reason: " " }, "not blank"],
       [{ decision: "deny", reason: "x".repeat(20_000) }, "at most 16000 characters"],

@@ -189,7 +189,7 @@ describe("the stream of a turn", () => {
       const id = await session();
       const refused = {
         status: 422,
-        json: { detail: expect.stringMatching(/^"events" is ".*"\. Allowed: a list of text, tools, requests, all/) },
+        json: { detail: expect.stringMatching(/^events is ".*"\. Allowed: a list of text, tools, requests, all/) },
       };
       expect(await send(id, "hello", STREAM, groups)).toMatchObject(refused);
       expect(

@@ -116,13 +116,14 @@ function formFault(given: string): string {
   return /^\d+(?:\.\d+)?$/.test(given) ? "which has no unit" : "which is not a number with a unit";
 }
 
-/** Reads a whole number within bounds: a number, or its plain digits. */
-export function parseWhole(given: unknown, name: string, [min, max]: readonly [number, number]): number {
-  const text = typeof given === "number" || typeof given === "string" ? String(given) : "";
+/** Reads a whole number within bounds, in plain digits. */
+export function parseWhole(text: string, name: string, [min, max]: readonly [number, number]): number {
   const fault = wholeNumberFault(text, [min, max]) ?? (/^\d{1,9}$/.test(text) ? null : "which is too long");
   if (fault === null) return Number(text);
-  const message = `${name} is ${quote(given)}, ${fault}. Allowed: a whole number from ${min} to ${max}`;
-  throw new FleetError("FLEET_USAGE_INVALID", message);
+  const message = `${name} is ${quote(text)}, ${fault}. Allowed: a whole number from ${min} to ${max}`;
+  throw new FleetError("FLEET_USAGE_INVALID", message, {
+    suggestions: [`Write a number, such as ${Math.max(min, 1)}.`],
+  });
 }
 
 const BYTES = { kb: 1024, mb: 1024 ** 2, gb: 1024 ** 3 };

@@ -7,7 +7,10 @@ import { namedUserFlag, parsedFlag, usage } from "../../flags/flags.js";
 import { renderLimits } from "../../render/results.js";
 
 /** A flag for a limit: a whole number, `unlimited` or `default`. */
-const limitFlag = (flag: string, description: string) => parsedFlag(flag, description, "N", limit);
+function limitFlag(flag: string, description: string) {
+  const parse = (text: string, name: string) => limit(/^\d+$/.test(text) ? Number(text) : text, name);
+  return parsedFlag(flag, description, "N", parse);
+}
 
 const limitFlags = {
   "turns-per-minute": limitFlag("turns-per-minute", "turns that begin within a minute"),
