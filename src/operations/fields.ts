@@ -29,7 +29,7 @@ type Checks = Readonly<Record<string, Check>>;
 export type Argument = readonly [name: string, check: Check];
 
 interface Wrong {
-  /** What is wrong, such as "which is empty". */
+  /** The fault, as in "which is empty". */
   fault?: string | null;
   advice?: Suggestion;
 }
