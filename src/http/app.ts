@@ -7,7 +7,7 @@ import { type Action, permit } from "../identity/identity.js";
 import { actingFor } from "../identity/sign-on.js";
 import { sessionNotFound } from "../sessions/problems.js";
 import { consoleRoutes, credentialIn } from "./console.js";
-import { type DoorState, hostsOf, refuseTokenIn } from "./door-state.js";
+import { type DoorState, hostsOf, refuseDotsIn, refuseTokenIn } from "./door-state.js";
 import { idempotencyKeyIn, readBody, readInput } from "./input.js";
 import { fleetErrorOf, HttpError, PROBLEM_TYPE, problemOf } from "./problem.js";
 import { type AnyRoute, Reply } from "./route.js";
@@ -25,9 +25,9 @@ import { type Env, JSON_TYPE, type Request, reply, Visit } from "./visit.js";
 const SMALL_BODY = 64 * 1024;
 
 /**
- * Creates the HTTP API. Each request passes these steps, in this order: check of host and origin; refusal of a token in
- * the URL; choice of the route; refusal of new work during a drain; sign-on; limits of the user; policy; check of the
- * input; handler.
+ * Creates the HTTP API. Each request passes these steps, in this order: check of host and origin; check of the URL;
+ * choice of the route; refusal of new work during a drain; sign-on; limits of the user; policy; check of the input;
+ * handler.
  */
 export function createApp(door: DoorState): Hono<Env> {
   const app = new Hono<Env>();
@@ -37,6 +37,7 @@ export function createApp(door: DoorState): Hono<Env> {
     c.set("visit", visit);
     Object.assign(visit.headers, door.origins.check({ hosts: hostsOf(incoming), origin: c.req.header("Origin") }));
     refuseTokenIn(incoming.url ?? "");
+    refuseDotsIn(incoming.url ?? "");
     await next();
   });
   for (const path of new Set(ROUTES.map((route) => route.path))) {

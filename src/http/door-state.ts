@@ -368,3 +368,13 @@ export function refuseTokenIn(url: string): void {
   if (!TOKEN_IN_URL.test(decoded)) return;
   throw invalid("The URL contains a token. Revoke that token, and send a new one in the header Authorization.");
 }
+
+/**
+ * Refuses paths that mean another path, such as `/v1/sessions/%2e%2e/tokens` for `/v1/tokens`: a proxy in front of the
+ * API may let them pass where it would refuse the other path.
+ */
+export function refuseDotsIn(url: string): void {
+  const [path = ""] = url.split(/[?#]/);
+  if (!/\/(?:\.|%2e){1,2}(?:\/|$)/i.test(path)) return;
+  throw invalid('The path has a part that is "." or "..".');
+}

@@ -80,7 +80,7 @@ describe("route", () => {
     [["route"], "--user"],
     [["route", "--user", "a", "--plan"], "--plan"],
     [["route", "--user", "a/b"], '--user "a/b"'],
-    [["route", "--user", "a", "--strategy", "random"], '--strategy "random"'],
+    [["route", "--user", "a", "--strategy", "random"], '--strategy is "random"'],
   ])("the command line %j is refused", async (args, message) => {
     expect((await fleet.refusal(2, args)).message).toContain(message);
   });
