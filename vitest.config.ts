@@ -4,7 +4,9 @@ const folders = (names: string) => names.split(" ").map((name) => `test/${name}/
 /** Each promise once, in at most 5 minutes on 2 processors, with no other program than Node.js: `npm test`. */
 const PROMISES = [
   "test/*.test.ts",
-  ...folders("accounts base cli config deploy door e2e fleet http identity operations providers runtime serve servers sessions"),
+  ...folders(
+    "accounts base cli config deploy door e2e fleet http identity operations providers runtime serve servers sessions",
+  ),
 ];
 /** `npm run test:all` adds these: the commands in detail, attacks, browsers, documents, sandboxes, stores and terminals. */
 const MORE = folders("attacks commands console docs sandbox store terminal");
