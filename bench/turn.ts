@@ -12,7 +12,8 @@ printMachine();
 await withState(async (env) => {
   const model = await startEchoModel();
   const provider = { type: "openai", wireApi: "completions", baseUrl: model.baseUrl, apiKey: "bench" } as const;
-  await using fleet = await Fleet.open({ env });
+  // The sandbox would keep the server from this model, which is not in the configuration.
+  await using fleet = await Fleet.open({ env: { ...env, COPILOTFLEET_SANDBOX_MODE: "none" } });
   const fast = await fleet.clients.connect("bench");
   const { url, token } = await fleet.clients.connectInfo("bench");
   const plain = new CopilotClient({ connection: RuntimeConnection.forUri(url, { connectionToken: token }) });
