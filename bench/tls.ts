@@ -47,7 +47,7 @@ await withModel(LIMIT_MS, async (env, folder) => {
   const files = { COPILOTFLEET_SERVE_TLS_CERT: cert, COPILOTFLEET_SERVE_TLS_KEY: key };
   using tlsDoor = await startBuilt("door", { ...env, ...files });
   const plain = async () => await RawClient.connect(plainDoor.url, token);
-  const tls = async () => await RawClient.connect(tlsDoor.url, token, authority.cert);
+  const tls = async () => await RawClient.connect(tlsDoor.url, token, { ca: authority.cert });
 
   const [without, withTls] = [await openOne(plain, "without"), await openOne(tls, "with")];
   const medians = await compare(turns, [

@@ -32,11 +32,13 @@ export interface Crowds {
   usage(): Record<"door" | "runtime" | "model" | "clients", number>;
 }
 
-export interface CrowdSize {
+export interface CrowdOptions {
   /** The number of clients on each side. Every client has its own user. */
   clients: number;
   /** The number of sessions of all clients of one side together. */
   sessions: number;
+  /** As in `RawClientOptions`. */
+  nagle?: boolean;
 }
 
 /** Starts a fleet of shared servers, its front door and the clients of both sides, and runs `use` with them. */
@@ -44,7 +46,7 @@ export async function withCrowds(
   env: NodeJS.ProcessEnv,
   folder: string,
   model: PartProcess,
-  { clients, sessions }: CrowdSize,
+  { clients, sessions, nagle = false }: CrowdOptions,
   use: (crowds: Crowds) => Promise<void>,
 ): Promise<void> {
   const shared = {
@@ -65,8 +67,8 @@ export async function withCrowds(
     const user = `user-${index}`;
     const server = await fleet.servers.place(user);
     if (server.pid !== null) pids.add(server.pid);
-    const there = await RawClient.connect(server.url ?? "", readConnectionToken(server.home));
-    const here = await RawClient.connect(door.url, (await fleet.tokens.issue(user)).token);
+    const there = await RawClient.connect(server.url ?? "", readConnectionToken(server.home), { nagle });
+    const here = await RawClient.connect(door.url, (await fleet.tokens.issue(user)).token, { nagle });
     const count = Math.floor(((index + 1) * sessions) / clients) - Math.floor((index * sessions) / clients);
     const ids = Array.from({ length: count }, (_, at) => `${user}-${at}`);
     for (const id of ids) {

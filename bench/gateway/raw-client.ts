@@ -1,6 +1,6 @@
 import { connect, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
-import { ACKNOWLEDGEMENT, encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
+import { encodeMessage, FrameSplitter } from "../../src/runtime/wire/frames.js";
 
 interface Message {
   id?: number;
@@ -13,20 +13,31 @@ interface Waiting {
   reject(error: Error): void;
 }
 
+export interface RawClientOptions {
+  /** The authority of the server's certificate. Without it, the connection has no TLS. */
+  ca?: string;
+  /**
+   * Whether the client writes header and body separately and leaves Nagle's algorithm on, like the SDK. Otherwise, it
+   * writes each message at once, with TCP_NODELAY.
+   */
+  nagle?: boolean;
+}
+
 /** A client that does as little work as possible, so that the benchmark measures the other parts. */
 export class RawClient {
   /** The number of received pieces of answers. */
   deltas = 0;
   onDelta: (() => void) | undefined;
   readonly #socket: Socket;
+  readonly #nagle: boolean;
   readonly #waiting = new Map<string | number, Waiting>();
   #sequence = 0;
 
-  private constructor(socket: Socket) {
-    this.#socket = socket;
+  private constructor(socket: Socket, nagle: boolean) {
+    this.#socket = socket.setNoDelay(!nagle);
+    this.#nagle = nagle;
     const splitter = new FrameSplitter(256 * 1024 * 1024);
     socket.on("data", (chunk) => {
-      socket.write(ACKNOWLEDGEMENT);
       for (const { body } of splitter.push(chunk)) this.#take(JSON.parse(body.toString()) as Message);
     });
     socket.on("error", () => undefined); // `close` follows
@@ -35,12 +46,11 @@ export class RawClient {
     });
   }
 
-  /** @param ca the authority of the server's certificate; without it, the connection has no TLS */
-  static async connect(url: string, token: string, ca?: string): Promise<RawClient> {
+  static async connect(url: string, token: string, { ca, nagle = false }: RawClientOptions = {}): Promise<RawClient> {
     const [host = "", port = ""] = url.split(":");
     const options = { host, port: Number(port) };
     const socket = ca === undefined ? connect(options) : connectTls({ ...options, ca });
-    const client = new RawClient(socket.setNoDelay(true));
+    const client = new RawClient(socket, nagle);
     await client.request("connect", { token, supportedTaskKinds: [] });
     return client;
   }
@@ -66,7 +76,10 @@ export class RawClient {
   async request(method: string, params: object): Promise<void> {
     const id = this.#sequence++;
     const answer = this.#answer(id);
-    this.#socket.write(encodeMessage({ id, method, params }));
+    const message = encodeMessage({ id, method, params });
+    const bodyAt = this.#nagle ? message.indexOf("{") : 0;
+    if (bodyAt > 0) this.#socket.write(message.subarray(0, bodyAt));
+    this.#socket.write(message.subarray(bodyAt));
     await answer;
   }
 

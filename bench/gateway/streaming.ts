@@ -1,8 +1,8 @@
 import { claim, compare } from "../measure.js";
-import { type Crowd, type CrowdSize, withCrowds } from "./crowds.js";
+import { type Crowd, type CrowdOptions, withCrowds } from "./crowds.js";
 import type { PartProcess } from "./processes.js";
 
-export interface StreamingOptions extends CrowdSize {
+export interface StreamingOptions extends CrowdOptions {
   /** The number of words in each answer. Each word is a delta. */
   words: number;
   rounds: number;

@@ -6,7 +6,7 @@ import { Fleet } from "../../dist/index.js";
 const fleet = await Fleet.open();
 const listen = { host: "127.0.0.1", port: 0 };
 const isHttp = process.argv[2] === "http";
-const door = isHttp ? await fleet.openHttpDoor({ listen }) : await fleet.openFrontDoor({ listen });
+const door = isHttp ? await fleet.doors.openHttp({ listen }) : await fleet.doors.open({ listen });
 say({ url: isHttp ? door.url : `127.0.0.1:${door.address.port}` });
 for await (const _ of createInterface({ input: process.stdin })) {
   // Collect twice, because finalizers of the first collection release objects that only the second can collect.

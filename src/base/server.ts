@@ -50,6 +50,8 @@ export interface ServerRecord {
   ending?: ProcessIdentity;
   /** The size of the server's log in bytes when the launch began. Absent if it is not known. */
   logStart?: number;
+  /** Whether the process sends without Nagle's delay, see `native/nodelay.c`. */
+  noDelay?: boolean;
   /** The process that moves this server to its next state. If that process died, any command may repair the server. */
   claim: Claim | null;
   /** Absolute path of its `COPILOT_HOME`. */

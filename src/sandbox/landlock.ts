@@ -1,10 +1,9 @@
 import { type ExecFileException, execFile } from "node:child_process";
 import { statSync } from "node:fs";
-import { join } from "node:path";
 import { FleetError, quote, systemCode } from "../base/errors.js";
 import type { Protection } from "../base/sandbox.js";
 import { system } from "../base/system/system.js";
-import { machineProgram, packageFolder, unusable } from "./programs.js";
+import { machineProgram, nativeFile, unusable } from "./programs.js";
 import type { Attempt } from "./sandbox.js";
 
 /*
@@ -45,7 +44,7 @@ const MISSING = /^spawn .* ENOENT$/;
  * does not restrict chmod, so this must not lead to a weaker sandbox.
  */
 export async function tryLauncher(): Promise<Attempt> {
-  const launcher = launcherPath();
+  const launcher = nativeFile("copilotfleet-sandbox");
   if (launcher === null) return { why: "the launcher of the sandbox is not beside this copy of the code" };
   const { output, failure } = await run(launcher, ["--read", "/", "--try"]);
   const [, version, privileged] = /^landlock (\d+)( privileged)?$/m.exec(output) ?? [];
@@ -75,12 +74,6 @@ export async function tryLauncher(): Promise<Attempt> {
       ...command,
     ],
   };
-}
-
-/** The path of the launcher. Null if this code is a copy inside another package. */
-function launcherPath(): string | null {
-  const root = packageFolder();
-  return root === null ? null : join(root, "native", `linux-${process.arch}`, "copilotfleet-sandbox");
 }
 
 /** Tries the sandbox of `setpriv` (util-linux 2.41 or later), for a machine on which the launcher cannot run. */

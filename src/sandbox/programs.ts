@@ -1,4 +1,4 @@
-import { accessSync, constants, lstatSync } from "node:fs";
+import { accessSync, constants, existsSync, lstatSync } from "node:fs";
 import { createRequire } from "node:module";
 import { delimiter, dirname, isAbsolute, join, sep } from "node:path";
 import { FleetError, quote, systemCode } from "../base/errors.js";
@@ -12,6 +12,19 @@ export function packageFolder(): string | null {
   } catch {
     return null;
   }
+}
+
+/** The path of a file of `native/` for this processor. Null if this code is a copy inside another package. */
+export function nativeFile(name: string): string | null {
+  const root = packageFolder();
+  return root === null ? null : join(root, "native", `linux-${process.arch}`, name);
+}
+
+/** The path of the library that makes a runtime send without Nagle's delay. Null if it cannot be loaded here. */
+export function noDelayLibrary(): string | null {
+  const path = nativeFile("copilotfleet-nodelay.so");
+  // LD_PRELOAD is a list that both of these characters separate.
+  return path === null || /[ :]/.test(path) || !existsSync(path) ? null : path;
 }
 
 /** Programs, libraries and settings of the machine. No server may change anything in these folders. */

@@ -17,7 +17,7 @@ import { tryBwrapAlone, tryBwrapAround } from "./bwrap.js";
 import { launcherAlone, tryLauncher, trySetpriv } from "./landlock.js";
 import { type ChosenLimits, chooseLimits, launcherOptions, makeGroups, markOption, underShell } from "./limits.js";
 import { contains, type Paths, type PathsOptions, realPath, serverPaths } from "./paths.js";
-import { type Programs, programsOf } from "./programs.js";
+import { noDelayLibrary, type Programs, programsOf } from "./programs.js";
 import {
   failureOfNetwork,
   hiddenWith,
@@ -137,7 +137,12 @@ export async function chooseSandbox(
     ...chosen,
     wrap: (command, { home, copilotHome, temporary, sessionState, port, mark }) => {
       const own = [home, temporary, ...(sessionState === null ? [] : [sessionState])];
-      const read = copilotHome === home ? grants.read : [...grants.read, copilotHome];
+      const library = noDelayLibrary();
+      const read = [
+        ...grants.read,
+        ...(copilotHome === home ? [] : [copilotHome]),
+        ...(library === null ? [] : [library]),
+      ];
       const paths = serverPaths({ ...grants, read, hidden, runtimePath: command[0], own, temporary });
       const inner = mechanism.wrap(command, paths, markOption(mark));
       if (network === undefined) return limited(inner, limits, mechanism);

@@ -18,7 +18,7 @@ import { run } from "./landlock.js";
 import { blockedList } from "./network/addresses.js";
 import { EGRESS_SOCKET, makeNetworkFolder } from "./network/egress.js";
 import { realPath } from "./paths.js";
-import { machineProgram, packageFolder } from "./programs.js";
+import { machineProgram, nativeFile } from "./programs.js";
 import type { Command, Mechanism } from "./sandbox.js";
 
 /**
@@ -260,5 +260,5 @@ function publicOptions(): string[] {
  * missing, so no server gets a restricted network.
  */
 function programPath(): string {
-  return join(packageFolder() ?? "/", "native", `linux-${process.arch}`, "copilotfleet-network");
+  return nativeFile("copilotfleet-network") ?? "/copilotfleet-network";
 }

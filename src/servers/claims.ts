@@ -2,7 +2,7 @@ import { FleetError } from "../base/errors.js";
 import type { SandboxReport } from "../base/sandbox.js";
 import type { Claim, ProcessIdentity, Registry, ServerRecord, ServerState } from "../base/server.js";
 import type { Config } from "../config/schema.js";
-import { logSize } from "../runtime/files/server-log.js";
+import { logSize, sendsWithoutDelay } from "../runtime/files/server-log.js";
 import { isAlive, ownIdentity } from "../runtime/process/process-table.js";
 import type { Store } from "../store/store.js";
 import { closedBy } from "./admission.js";
@@ -194,6 +194,7 @@ export function recordReady(server: ServerRecord, running: { process: ProcessIde
   server.state = "ready";
   server.process = running.process;
   server.version = running.version;
+  server.noDelay = sendsWithoutDelay(server);
   server.failure = null;
   server.desired = "running";
   server.claim = null;

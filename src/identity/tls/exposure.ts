@@ -74,7 +74,8 @@ export type PeerSettings = Pick<Config["host"], "tls">;
  * and the front door has no TLS; `FLEET_CONFIG_INVALID` when the files of `host.tls` cannot be used.
  */
 export function peerEndpoint(host: HostRecord, own: PeerSettings, token: string): Endpoint {
-  const { hasTls, ...door } = doorOf(host);
+  const { hasTls, ...address } = doorOf(host);
+  const door = { ...address, noDelay: true };
   const { cert, key, ca } = own.tls;
   if (hasTls) return { ...door, token, tls: readPeerTls(hostFiles(own.tls)) };
   const isTlsSet = [cert, key, ca].some((path) => path !== null);

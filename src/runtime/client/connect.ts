@@ -34,7 +34,7 @@ export async function connectClient(
 ): Promise<ConnectedClient> {
   const { CopilotClient, RuntimeConnection } = await import("@github/copilot-sdk");
   const where = showAddress({ host: endpoint.address, port: endpoint.port });
-  const { address, port, token } = await plainEndpoint(endpoint, signal).catch((cause: unknown): never => {
+  const { address, port, token, noDelay } = await plainEndpoint(endpoint, signal).catch((cause: unknown): never => {
     signal.throwIfAborted();
     throw unusable(where, cause);
   });
@@ -43,7 +43,8 @@ export async function connectClient(
   const started = client.start();
   // `start()` makes the socket before its first await. Tune it now, so that the handshake is fast, too.
   const socket = socketOf(client);
-  if (socket !== undefined) acknowledgePromptly(socket);
+  socket?.setNoDelay(true);
+  if (socket !== undefined && noDelay !== true) acknowledgePromptly(socket);
   // `quietWriteErrors` needs the client's writer. The SDK's own "connect" listener makes the writer, and runs before
   // this listener.
   socket?.once("connect", () => quietWriteErrors(client));
@@ -163,5 +164,5 @@ export async function secureEndpoint(endpoint: Endpoint, tls: PeerTls, signal: A
   await once(server, "listening");
   if (secure.destroyed) server.close();
   const { address, port } = server.address() as AddressInfo;
-  return { address, port, token: swap.local };
+  return { address, port, token: swap.local, noDelay: true };
 }

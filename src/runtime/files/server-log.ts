@@ -29,8 +29,10 @@ const LAUNCH_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] Launch /;
 /** The part of {@link launchText} that names what is not restricted. */
 export const NOT_RESTRICTED: RegExp =
   /(?<=, )without a sandbox|(?<=; )[a-z-]+: (?:open|unlimited)(?:, [a-z-]+: (?:open|unlimited))*/;
-/** Every healthy runtime prints this line when it starts, so the line does not help to explain a failure. */
-const ANNOUNCEMENT = /^CLI server listening on port \d+$/;
+/** What `native/nodelay.c` prints in a runtime whose connections will have TCP_NODELAY. */
+const NO_DELAY = "copilotfleet: TCP_NODELAY is set";
+/** Every healthy runtime prints these lines when it starts, so they do not help to explain a failure. */
+const ANNOUNCEMENT = new RegExp(`^(?:CLI server listening on port \\d+|${NO_DELAY})$`);
 
 /** The size of a server's log in bytes; 0 if it has no log. The output of the next launch begins at this offset. */
 export function logSize(home: string): number {
@@ -131,6 +133,11 @@ export function lastWords(home: string, from = 0): string {
 export function endOfLog({ home, logStart }: Pick<ServerRecord, "home" | "logStart">): string {
   const words = inOneLine(lastLines(home, logStart ?? 0).filter((line) => !ANNOUNCEMENT.test(line)));
   return words === "" ? "" : `; the end of its log: ${words}`;
+}
+
+/** Whether the runtime of the current launch, which has just begun to listen, sends without Nagle's delay. */
+export function sendsWithoutDelay({ home, logStart }: Pick<ServerRecord, "home" | "logStart">): boolean {
+  return lastLines(home, logStart ?? 0).includes(NO_DELAY);
 }
 
 function lastLines(home: string, from: number): string[] {

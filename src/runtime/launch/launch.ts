@@ -10,6 +10,7 @@ import { EGRESS_ADDRESS, GATEWAY_END, type RestrictedNetwork, WAY_OUT_PORT } fro
 import { LAUNCH_VARIABLE, type ProcessIdentity, type ServerRecord } from "../../base/server.js";
 import { system } from "../../base/system/system.js";
 import type { Config } from "../../config/schema.js";
+import { noDelayLibrary } from "../../sandbox/programs.js";
 import type { Command, Sandbox } from "../../sandbox/sandbox.js";
 import { logPath, writing } from "../files/server-folder.js";
 import { appendLine, appendToLog, lastWords, launchText, makeLogKey, readLogKey } from "../files/server-log.js";
@@ -338,6 +339,8 @@ export function serverEnvironment(launch: Launch): Record<string, string> {
   environment[LAUNCH_VARIABLE] = launchId;
   environment[FLEET_VARIABLE] = stateRoot;
   if (githubToken !== null) environment[GITHUB_TOKEN_VARIABLE] = githubToken;
+  const library = noDelayLibrary();
+  if (library !== null) environment.LD_PRELOAD ??= library; // `runtime.env` may name the operator's own
   return environment;
 }
 

@@ -28,7 +28,7 @@ export function provenEndpoint(server: ServerRecord): Endpoint {
       { suggestions: [`copilotfleet restart ${server.id}`] },
     );
   }
-  return { address: server.address, port, token: readConnectionToken(server.home) };
+  return { address: server.address, port, token: readConnectionToken(server.home), noDelay: server.noDelay === true };
 }
 
 /**

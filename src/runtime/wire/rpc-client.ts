@@ -10,6 +10,8 @@ export interface Endpoint {
   address: string;
   port: number;
   token: string;
+  /** Whether the other end sends without Nagle's delay. */
+  noDelay?: boolean;
   /** Set only for front doors with TLS. If it is absent, the connection is plain TCP. */
   tls?: PeerTls | undefined;
 }
@@ -73,11 +75,12 @@ export class RpcClient {
   /** Why the connection ended. Undefined if the other end closed it. */
   #reason: unknown;
 
-  private constructor(socket: Socket, listener: RpcListener | undefined, clock: Clock) {
+  private constructor(socket: Socket, noDelay: boolean, listener: RpcListener | undefined, clock: Clock) {
     this.#socket = socket;
     this.#listener = listener;
     this.#clock = clock;
-    acknowledgePromptly(socket, () => this.#waiting.size > 0 || listener?.isIdle !== true);
+    socket.setNoDelay(true);
+    if (!noDelay) acknowledgePromptly(socket, () => this.#waiting.size > 0 || listener?.isIdle !== true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on("data", (chunk) => this.#receive(chunk));
     socket.on("drain", () => listener?.onDrain());
@@ -102,10 +105,10 @@ export class RpcClient {
     { hello, listener, connectMs, clock = systemClock }: RpcDial,
     signal: AbortSignal,
   ): Promise<{ client: RpcClient; greeting: Record<string, unknown> }> {
-    const { address, port, token, tls } = endpoint;
+    const { address, port, token, tls, noDelay = false } = endpoint;
     const socket =
       tls === undefined ? connect({ host: address, port }) : await secured(endpoint, tls, connectMs, signal);
-    const client = new RpcClient(socket, listener, clock);
+    const client = new RpcClient(socket, noDelay, listener, clock);
     const onAbort = () => client.destroy(signal.reason);
     const impatient =
       connectMs === undefined || tls !== undefined ? undefined : setTimeout(() => client.destroy(), connectMs);
