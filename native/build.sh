@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the programs of the sandbox, and the library for runtimes, for each supported processor, into native/linux-<arch>/ or
-# into the folder that the first argument names. Needs gcc 14.2 for both processors, as the packages gcc-14 and gcc-14-aarch64-linux-gnu of Debian 13
-# have it. The same compiler always makes the same bytes.
+# Builds the programs of the sandbox, and the library that runtimes load, for each supported processor, into
+# native/linux-<arch>/ or into the folder that the first argument names. Needs gcc 14.2 for both processors, as the packages
+# gcc-14 and gcc-14-aarch64-linux-gnu of Debian 13 have it. The same compiler always makes the same bytes.
 set -eu
 into=$(realpath "${1:-$(dirname "$0")}")
 cd "$(dirname "$0")"

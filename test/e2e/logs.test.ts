@@ -23,6 +23,7 @@ function plain(line: string): string {
 
 const LAUNCH = [
   "TIME [copilotfleet] Launch on port P by process N (X).",
+  "copilotfleet: TCP_NODELAY is set",
   "CLI server listening on port P",
   "TIME [copilotfleet] Process N answers on port P (X).",
 ];
@@ -56,12 +57,12 @@ describe("the log of a server", () => {
       ...LAUNCH,
       `${stopped}, because process N replaces it: ended after SIGTERM.`,
     ]);
-    expect(lines[2]).toContain(`Process ${server.pid} answers on port ${server.port} (version ${server.version}).`);
+    expect(lines[3]).toContain(`Process ${server.pid} answers on port ${server.port} (version ${server.version}).`);
     const times = lines.flatMap((line) => /^\S+Z(?= \[copilotfleet\])/.exec(line)?.[0] ?? []);
     expect(times).toEqual(times.toSorted());
     expect(Math.abs(Date.now() - Date.parse(times.at(-1) ?? ""))).toBeLessThan(600_000);
-    expect(await linesOf(user, "--previous")).toEqual(lines.slice(8, 11));
-    expect(await linesOf(user, "-p", "-n", "1")).toEqual(lines.slice(10, 11));
+    expect(await linesOf(user, "--previous")).toEqual(lines.slice(10, 14));
+    expect(await linesOf(user, "-p", "-n", "1")).toEqual(lines.slice(13, 14));
   });
 
   it("logs adds one line about the end of a killed server, and later commands do not add it again", async () => {
@@ -69,13 +70,13 @@ describe("the log of a server", () => {
     const server = await fleet.spawn(user);
     await kill(server);
     const lines = await linesOf(user);
-    expect(lines.slice(0, 3).map(plain)).toEqual(LAUNCH);
-    expect(lines.slice(3)).toEqual([
+    expect(lines.slice(0, LAUNCH.length).map(plain)).toEqual(LAUNCH);
+    expect(lines.slice(LAUNCH.length)).toEqual([
       expect.stringMatching(`Process ${server.pid} ended(: killed by SIGKILL\\.$| in an unknown way)`),
     ]);
     await fleet.ps();
     await fleet.spawn(user);
-    expect((await linesOf(user)).slice(0, 4)).toEqual(lines);
+    expect((await linesOf(user)).slice(0, lines.length)).toEqual(lines);
   });
 
   it("the fleet logs a failed launch on a new line, even if the server's last line is incomplete", async () => {
@@ -84,7 +85,7 @@ describe("the log of a server", () => {
     await fleet.ok(["stop", "--user", user]);
     appendFileSync(server.log, "half a line");
     await fleet.refusal(7, ["spawn", "--user", user], { env: { COPILOT_CLI_PATH: "/bin/false" } });
-    expect((await linesOf(user)).slice(4).map(plain)).toEqual([
+    expect((await linesOf(user)).slice(LAUNCH.length + 1).map(plain)).toEqual([
       "half a line",
       "TIME [copilotfleet] Launch on port P by process N (X).",
       "TIME [copilotfleet] Process N ended before it answered: exit code 1.",
@@ -104,17 +105,18 @@ describe("the log of a server", () => {
     await fleet.ok(["logs", user]);
     await rotateLog(server.log, { maxBytes: 0, keep: 2 });
     const rotated = `${server.log}.1`;
-    expect(readFileSync(rotated, "utf8").split("\n")).toHaveLength(5);
+    expect(readFileSync(rotated, "utf8").split("\n")).toHaveLength(LAUNCH.length + 2);
     writeFileSync(rotated, aged);
     await fleet.spawn(user);
-    expect((await linesOf(user)).map(plain)).toHaveLength(7);
+    expect((await linesOf(user)).map(plain)).toHaveLength(2 * LAUNCH.length + 1);
     expect((await linesOf(user, "--since", "30m")).map(plain)).toEqual(LAUNCH);
-    expect(await linesOf(user, "--since", hourAgo)).toHaveLength(7);
+    expect(await linesOf(user, "--since", hourAgo)).toHaveLength(2 * LAUNCH.length + 1);
     expect(await linesOf(user, "--since", "2h", "-n", "5")).toHaveLength(5);
     expect(await linesOf(user, "--since", "2999-01-01")).toEqual([]);
-    const timed = (await fleet.ok(["logs", user, "-t", "-n", "3"])).trimEnd().split("\n");
+    const timed = (await fleet.ok(["logs", user, "-t", "-n", "4"])).trimEnd().split("\n");
     expect(timed.map((line) => line.replace(/^\S+Z/, "TIME"))).toEqual([
       expect.stringMatching(/^TIME \[copilotfleet\] Launch on port \d+ by process \d+ \(.*\)\.$/),
+      expect.stringMatching(/^- {24}copilotfleet: TCP_NODELAY is set$/),
       expect.stringMatching(/^- {24}CLI server listening on port \d+$/),
       expect.stringMatching(/^TIME \[copilotfleet\] Process \d+ answers on port \d+ \(version .*\)\.$/),
     ]);

@@ -19,6 +19,7 @@ it("a server's GitHub token and connection token do not appear in its own enviro
     expect(shown).not.toContain(token);
     expect(shown).not.toContain("COPILOT_CONNECTION_TOKEN");
   }
+  expect(text).not.toContain("LD_PRELOAD");
   expect(memoryHas(pid, token), "the server does not have the token").toBe(true);
   // The fleet needs these variables to find a tool's processes after their server has died.
   const kept = text.match(/^COPILOTFLEET_\w+/gm)?.sort();

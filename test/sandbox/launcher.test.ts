@@ -9,7 +9,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { removeFolder } from "../fixtures/remove-folder.js";
 
 const NATIVE = fileURLToPath(new URL("../../native/", import.meta.url));
-const PROGRAMS = ["copilotfleet-sandbox", "copilotfleet-network"];
+const PROGRAMS = ["copilotfleet-sandbox", "copilotfleet-network", "copilotfleet-nodelay.so"];
 const programOf = (folder: string, processor: string, program = "copilotfleet-sandbox") =>
   join(folder, `linux-${processor}`, program);
 

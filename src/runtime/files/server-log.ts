@@ -29,7 +29,7 @@ const LAUNCH_LINE = /^[\d-]+T[\d:.]+Z \[copilotfleet\] Launch /;
 /** The part of {@link launchText} that names what is not restricted. */
 export const NOT_RESTRICTED: RegExp =
   /(?<=, )without a sandbox|(?<=; )[a-z-]+: (?:open|unlimited)(?:, [a-z-]+: (?:open|unlimited))*/;
-/** What `native/nodelay.c` prints in a runtime whose connections will have TCP_NODELAY. */
+/** The line that `native/nodelay.c` prints in a runtime whose connections will have TCP_NODELAY. */
 const NO_DELAY = "copilotfleet: TCP_NODELAY is set";
 /** Every healthy runtime prints these lines when it starts, so they do not help to explain a failure. */
 const ANNOUNCEMENT = new RegExp(`^(?:CLI server listening on port \\d+|${NO_DELAY})$`);
