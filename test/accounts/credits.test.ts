@@ -210,7 +210,7 @@ describe("a prompt of the library in a session with session.maxCredits", () => {
     const { pid } = await at.serverOf("ann");
     process.kill(pid, "SIGSTOP");
     try {
-      const sent = at.fleet.sessions.send(session, "one", { timeout: 200 });
+      const sent = at.fleet.sessions.send(session, "one", { timeout: 2_000 });
       await expect(sent).rejects.toMatchObject({ code: "FLEET_SERVER_UNREACHABLE" });
     } finally {
       process.kill(pid, "SIGCONT");
