@@ -75,6 +75,8 @@ export class SupervisorLoop {
     await this.#running;
     await this.#operations.settled();
     await this.#reconciler.close();
+    // No process may follow on this host. So send the lines of the ledger that killed processes left.
+    await this.#context.store.usage.settled();
   }
 
   /** The reasons to replace this process. Empty if it is healthy. */

@@ -88,7 +88,8 @@ export class UsageTable {
   }
 
   async close(): Promise<void> {
-    clearTimeout(this.#soon);
+    // This host may never run another process, so the last lines must not wait for one.
+    if (this.#soon !== undefined) await this.settled();
     await this.#sending.catch(() => "the next process sends them");
     await this.#local.close();
   }

@@ -208,6 +208,7 @@ describe.skipIf(noChromium !== null)("the pages for operators", () => {
     const token = (await secret.textContent()) ?? "";
     expect((await api(token, "GET", "/v1/me")).json).toMatchObject({ user: "carol", scopes: ["read"] });
     await page.getByRole("button", { name: "Done" }).click();
+    await page.getByRole("dialog").waitFor({ state: "detached" });
     await page.getByRole("row", { name: /carol/ }).waitFor();
     expect(await page.content()).not.toContain(token);
 

@@ -3,6 +3,7 @@ import type { HostEntry } from "../../src/base/host.js";
 import type { HostTable } from "../../src/store/hosts.js";
 import type { Store } from "../../src/store/store.js";
 import { openStore } from "../../src/store/store.js";
+import { requestLines } from "../contract/usage.contract.js";
 import { unused } from "../fixtures/sessions/unused.js";
 import { RedisServer, redisProblem } from "../fixtures/store/redis-server.js";
 import { serverRecord } from "../fixtures/store/store-records.js";
@@ -97,6 +98,14 @@ describe.skipIf(problem !== undefined)("the directory of hosts", () => {
     expect(await store.hosts.forget("a")).toBe(true);
     expect(await store.hosts.forget("a")).toBe(false);
     expect(await store.hosts.list()).toEqual([]);
+  });
+
+  it("the usage that a host recorded last counts on the other hosts once it has closed its store", async () => {
+    const url = redis.url();
+    const [a, b] = [await open(url, "a"), await open(url, "b")];
+    a.usage.append(requestLines("1"));
+    await a.close();
+    expect(await b.usage.tokensSince("ann", Date.now())).toBe(15);
   });
 
   it("each host has its own registry, which the other hosts can read", async () => {
