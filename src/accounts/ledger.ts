@@ -21,6 +21,11 @@ import type { UsageTable } from "../store/usage.js";
 /** How many ledger lines to keep in memory at most while the disk is full. */
 const MOST_WAITING = 100_000;
 const AT_ONCE = 100;
+/**
+ * How long a line may wait so that one transaction appends it together with others, in milliseconds. If the process is
+ * killed, these lines are lost.
+ */
+const SOON_MS = 20;
 
 interface LedgerContext {
   usage: UsageTable;
@@ -34,23 +39,34 @@ export class Ledger implements UsageRecorder {
   readonly #context: LedgerContext;
   /** The usage that this process has counted since it opened the ledger. */
   readonly counted: UsageCounts = { ...NO_USAGE };
-  /** Lines that could not be written to the disk. */
+  /** Lines that wait for others, or that could not be written to the disk. */
   readonly #waiting: LedgerLine[] = [];
+  #soon: NodeJS.Timeout | undefined;
 
   constructor(context: LedgerContext) {
     this.#context = context;
+    context.usage.appendWaiting = () => this.#write();
   }
 
+  /**
+   * Records the beginning of a turn or of a model request. A request that is about to leave this process must never be
+   * missing in the ledger, so its line is on the disk when the call returns. The end of a turn is appended at once,
+   * too.
+   */
   begin(kind: LedgerLine["kind"], consumer: Consumer, id: string = randomUUID()): LedgerEntry {
     const begun = this.#begun(kind, consumer, id);
-    this.#write(begun);
-    return new LedgerEntry(begun, (line) => this.#write(line));
+    this.#add(begun);
+    if (kind === "request") this.#write();
+    return new LedgerEntry(begun, (line) => {
+      this.#add(line);
+      if (kind === "turn") this.#write();
+    });
   }
 
   /** Records a model request that has completed. */
   completed(consumer: Consumer, numbers: UsageNumbers): void {
     const begun = this.#begun("request", consumer, randomUUID());
-    new LedgerEntry(begun, (line) => this.#write(begun, line)).end("completed", numbers);
+    new LedgerEntry(begun, (line) => this.#add(begun, line)).end("completed", numbers);
   }
 
   #begun(kind: LedgerLine["kind"], { user, sessionId, model, tokenId }: Consumer, id: string): LedgerLine {
@@ -60,13 +76,19 @@ export class Ledger implements UsageRecorder {
     return { id, at, kind, user, sessionId, model: known, host, tokenId, ...UNREPORTED, ms: null, outcome: "begun" };
   }
 
-  /**
-   * Appends lines. If the disk is full, only warns, because a failed count must not stop a turn. Keeps the lines for
-   * the next call.
-   */
-  #write(...lines: LedgerLine[]): void {
+  #add(...lines: LedgerLine[]): void {
     for (const line of lines) addUsage(this.counted, countsOf(line));
     this.#waiting.push(...lines);
+    this.#soon ??= setTimeout(() => this.#write(), SOON_MS);
+  }
+
+  /**
+   * Appends all lines that wait. If the disk is full, only warns, because a failed count must not stop a turn. Keeps
+   * the lines for the next call.
+   */
+  #write(): void {
+    clearTimeout(this.#soon);
+    this.#soon = undefined;
     try {
       // Write in small batches. On a full disk, the first batch fails and ends the loop, so a call costs little.
       while (this.#waiting.length > 0) {
@@ -76,7 +98,7 @@ export class Ledger implements UsageRecorder {
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       this.#context.warn(`What turns consume cannot be recorded: ${why}`);
-      if (this.#waiting.length > MOST_WAITING) this.#waiting.shift();
+      this.#waiting.splice(0, this.#waiting.length - MOST_WAITING);
     }
   }
 }

@@ -29,6 +29,8 @@ export class UsageTable {
   readonly #shared: SharedLedger | null;
   #sending: Promise<void> = Promise.resolve();
   #soon: NodeJS.Timeout | undefined;
+  /** Appends the lines that wait in this process. Called before the lines are read or sent. Must not throw. */
+  appendWaiting: () => void = () => undefined;
 
   /** @param shared null if the fleet has one host */
   constructor(local: SqliteLedger, shared: SharedLedger | null) {
@@ -88,6 +90,7 @@ export class UsageTable {
   }
 
   async close(): Promise<void> {
+    this.appendWaiting();
     // This host may never run another process, so the last lines must not wait for one.
     if (this.#soon !== undefined) await this.settled();
     await this.#sending.catch(() => "the next process sends them");
@@ -100,6 +103,7 @@ export class UsageTable {
 
   /** Sends this host's lines to Redis, one batch after the other. Redis ignores lines that it already has. */
   async #send(): Promise<void> {
+    this.appendWaiting();
     const shared = this.#shared;
     if (shared === null) return;
     clearTimeout(this.#soon);

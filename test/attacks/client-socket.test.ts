@@ -38,6 +38,35 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
+it("the front door sends the first piece of a reply at once, and joins the pieces of the next 3 ms in one write", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
+  const { door, socket } = await pair();
+  const writes: string[] = [];
+  vi.spyOn(socket, "write").mockImplementation((bytes) => writes.push(String(bytes)) > 0);
+  const piece = (text: string) => door.sendPiece(Buffer.from(text));
+  const nextTick = async () => await new Promise<void>((resolve) => process.nextTick(resolve));
+  piece("a");
+  await nextTick();
+  expect(writes).toEqual(["a"]);
+  for (const text of ["b", "c"]) {
+    piece(text);
+    await nextTick();
+  }
+  vi.advanceTimersByTime(2);
+  expect(writes).toEqual(["a"]);
+  vi.advanceTimersByTime(1);
+  expect(writes).toEqual(["a", "bc"]);
+  // Any other frame takes the pieces along.
+  piece("d");
+  door.send(Buffer.from("e"));
+  await nextTick();
+  expect(writes).toEqual(["a", "bc", "de"]);
+  vi.advanceTimersByTime(3);
+  piece("f");
+  await nextTick();
+  expect(writes).toEqual(["a", "bc", "de", "f"]);
+});
+
 describe("the front door, with its time limit for a whole frame,", () => {
   const MB = 1024 * 1024;
   beforeEach(() => {

@@ -148,6 +148,12 @@ export class Incoming implements RpcListener {
       case "session.shutdown":
         this.#state.shutDown(attachment);
         break;
+      case "assistant.message_delta":
+      case "assistant.reasoning_delta":
+      case "assistant.streaming_delta":
+      case "assistant.tool_call_delta":
+        socket.sendPiece(raw);
+        return;
       default:
         door.questions.note(sessionId, eventType, body);
     }

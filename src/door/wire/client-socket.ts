@@ -17,6 +17,9 @@ const END_MS = 1_000;
  */
 const MAX_UNREAD_BYTES = 8 * 1024 * 1024;
 
+/** How long a frame may wait for others, so that one write sends them together. In milliseconds. */
+const HOLD_MS = 3;
+
 /** If the frames of one write together are shorter than this, they are copied into one buffer. In bytes. */
 const COPIED_BYTES = 64 * 1024;
 
@@ -59,8 +62,14 @@ export class ClientSocket {
   readonly #stallMs: number;
   /** The reasons not to read from the client now. The door reads again when all reasons are gone. */
   readonly #holds = new Set<unknown>();
-  /** The frames that the next `#flush` sends together, right after the current callback (`process.nextTick`). */
+  /** The frames that the next `#flush` sends together. */
   #batch: Run[] = [];
+  /** Whether a `#flush` follows right after the current callback (`process.nextTick`). */
+  #isFlushing = false;
+  /** Set while pieces of replies wait for others. */
+  #held: NodeJS.Timeout | undefined;
+  /** When a piece of a reply was sent last, by `performance.now()`. */
+  #pieceAt = Number.NEGATIVE_INFINITY;
   /** The bytes of a proxy's header that have arrived. Null if the header is complete or none is expected. */
   #proxyHeader: Buffer | null;
   #arriving: ArrivingFrame | null = null;
@@ -100,6 +109,7 @@ export class ClientSocket {
     socket.once("close", () => {
       clearTimeout(this.#frameTimer);
       clearTimeout(this.#ending);
+      clearTimeout(this.#held);
       listener.onClosed();
     });
   }
@@ -113,13 +123,37 @@ export class ClientSocket {
     this.#splitter.limitBytes = bytes;
   }
 
-  /** Sends a frame right after the current callback, in one write with the other frames that the callback sends. */
+  /** Sends a frame right after the current callback, in one write with the other frames that wait. */
   send(frame: Buffer): void {
-    if (this.#batch.length === 0) process.nextTick(() => this.#flush());
     append(this.#batch, frame);
+    if (this.#isFlushing) return;
+    this.#isFlushing = true;
+    process.nextTick(() => this.#flush());
+  }
+
+  /**
+   * Like {@link send}, for a piece of a reply. The first piece is sent at once. A piece that follows within `HOLD_MS`
+   * waits until that time is over, or until `send` is called.
+   */
+  sendPiece(frame: Buffer): void {
+    const now = performance.now();
+    const waitMs = this.#pieceAt + HOLD_MS - now;
+    if (waitMs <= 0) {
+      this.#pieceAt = now;
+      this.send(frame);
+      return;
+    }
+    append(this.#batch, frame);
+    if (!this.#isFlushing) this.#held ??= setTimeout(() => this.#flush(), waitMs);
   }
 
   #flush(): void {
+    this.#isFlushing = false;
+    if (this.#held !== undefined) {
+      clearTimeout(this.#held);
+      this.#held = undefined;
+      this.#pieceAt = performance.now();
+    }
     const batch = this.#batch;
     this.#batch = [];
     const runs = batch.map(({ first, bytes }) =>

@@ -1,4 +1,14 @@
-import { countsOf, hourOf, type LedgerLine, type UsageBy, type UsagePart, type UsageQuery } from "../../base/usage.js";
+import {
+  addUsage,
+  countsOf,
+  hourOf,
+  type LedgerLine,
+  NO_USAGE,
+  type UsageBy,
+  type UsageCounts,
+  type UsagePart,
+  type UsageQuery,
+} from "../../base/usage.js";
 import type { Renaming } from "../usage.js";
 import { type FileOptions, type Sql, SqliteFile } from "./rows.js";
 
@@ -84,20 +94,34 @@ export class SqliteLedger {
    */
   append(lines: readonly LedgerLine[]): void {
     this.file.useNow("write", (sql) => {
+      // Most lines of one call have the same names and the same sums.
+      const numbers = new Map<string, number>();
+      const numberOf = (kind: NameKind, name: string | null) => {
+        const known = numbers.get(`${kind} ${name}`) ?? findNumber(sql, kind, name);
+        numbers.set(`${kind} ${name}`, known);
+        return known;
+      };
+      const sums = new Map<string, { keys: number[]; counts: UsageCounts }>();
       for (const line of lines) {
-        const { id, at, user, sessionId, model, tokenId, kind, host, ms, outcome } = line;
-        const { turns, requests, inputTokens, outputTokens, cacheReadTokens, credits } = countsOf(line);
-        const counts = [turns, requests, inputTokens, outputTokens, cacheReadTokens, credits];
-        const [userId, session] = [numberOf(sql, "user", user), numberOf(sql, "session", sessionId)];
-        const [named, token] = [numberOf(sql, "model", model), numberOf(sql, "token", tokenId)];
+        const { id, at, kind, host, ms, outcome } = line;
+        const counts = countsOf(line);
+        const [user, session] = [numberOf("user", line.user), numberOf("session", line.sessionId)];
+        const [model, token] = [numberOf("model", line.model), numberOf("token", line.tokenId)];
         const rest = JSON.stringify({ kind, host, ms, outcome });
         const begun = outcome === "begun" ? 1 : 0;
         const added = sql(
           "INSERT INTO lines VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING number",
-        ).get(id, begun, Date.parse(at), userId, session, named, token, rest, ...counts);
+        ).get(id, begun, Date.parse(at), user, session, model, token, rest, ...columnsOf(counts));
         if (added === undefined) continue;
-        sql(ADD_SUM).run(hourOf(at), userId, session, named, token, ...counts);
-        sql(ADD_TOTAL).run(hourOf(at), userId, named, token, ...counts);
+        const keys = [hourOf(at), user, session, model, token];
+        const sum = sums.get(keys.join()) ?? { keys, counts: { ...NO_USAGE } };
+        sums.set(keys.join(), sum);
+        addUsage(sum.counts, counts);
+      }
+      for (const { keys, counts } of sums.values()) {
+        const [hour, user, , model, token] = keys;
+        sql(ADD_SUM).run(...keys, ...columnsOf(counts));
+        sql(ADD_TOTAL).run(hour, user, model, token, ...columnsOf(counts));
       }
     });
   }
@@ -203,12 +227,18 @@ input, output, cached, credits FROM lines ORDER BY number LIMIT ?`).all(limit),
   }
 }
 
+function columnsOf({ turns, requests, inputTokens, outputTokens, cacheReadTokens, credits }: UsageCounts) {
+  return [turns, requests, inputTokens, outputTokens, cacheReadTokens, credits];
+}
+
 function deleteUnusedNames(sql: Sql, table: "lines" | "sums"): void {
   const used = ["user", "session", "model", "token"].map((column) => `SELECT ${column} FROM ${table}`).join(" UNION ");
   sql(`DELETE FROM names WHERE id NOT IN (${used})`).run();
 }
 
-function numberOf(sql: Sql, kind: "user" | "session" | "model" | "token", name: string | null): number {
+type NameKind = "user" | "session" | "model" | "token";
+
+function findNumber(sql: Sql, kind: NameKind, name: string | null): number {
   if (name === null) return 0;
   const known = sql("SELECT max(id) AS id FROM names WHERE kind = ? AND name = ?").get(kind, name);
   return known.id ?? sql("INSERT INTO names VALUES (NULL, ?, ?) RETURNING id").get(kind, name).id;

@@ -34,7 +34,7 @@ export interface FileOptions {
   synchronous: "FULL" | "NORMAL";
   /** Throws if the folder of the file is unsafe. Called before each use. */
   checkFolder: () => void;
-  /** Like `checkFolder`, but creates the folder if necessary. */
+  /** Like `checkFolder`, but creates the folder if necessary. Called before a write opens the file. */
   ensureFolder: () => void;
   /** How long a call waits for another process that holds the database, in milliseconds. Default: 5 s. */
   patienceMs?: number;
@@ -262,11 +262,11 @@ export class SqliteFile {
   }
 
   #opened(action: "read" | "write"): Open | null {
-    if (action === "write") this.#options.ensureFolder();
-    else this.#options.checkFolder();
+    this.#options.checkFolder();
     const inode = statSync(this.path, { throwIfNoEntry: false })?.ino;
     if (this.#open !== undefined && this.#open.inode === inode) return this.#open;
     this.#forget();
+    if (action === "write") this.#options.ensureFolder();
     if (inode === undefined && action === "read") return null;
     // SQLite gives its other files the mode of this one.
     if (inode === undefined) closeSync(openSync(this.path, "a", 0o600));
