@@ -2,7 +2,7 @@
  * Measures the costs and the benefits of the front door. It compares the latency of the unmodified SDK through the door
  * with that of the same SDK directly at the server, and with that of the best direct client. It compares the turns of
  * many clients, and streams to many clients at once, through the door and directly. It measures the memory of idle
- * clients. The door and the model run as separate processes. The benchmark and its servers end within 20 minutes.
+ * clients. The door and the model run as separate processes. Each measurement and its servers end within 10 minutes.
  *
  * Run: npm run build && npx tsx bench/gateway.ts [all|latency|throughput|streaming|memory] [clients sessions words
  * rounds]

@@ -7,7 +7,7 @@
  */
 import { Fleet } from "../src/index.js";
 import { CertificateFiles, TestAuthority } from "../test/fixtures/tls/authority.js";
-import type { Crowd } from "./gateway/crowds.js";
+import { type Crowd, Member } from "./gateway/crowds.js";
 import { startBuilt } from "./gateway/processes.js";
 import { RawClient } from "./gateway/raw-client.js";
 import { stream } from "./gateway/streaming.js";
@@ -30,11 +30,13 @@ async function openCrowd(connect: Connect, name: string): Promise<Crowd> {
   const members = [];
   for (let index = 0; index < clients; index++) {
     const client = await connect();
-    const ids = Array.from({ length: sessions }, (_, session) => `${name}-${index}-${session}`.replaceAll(" ", "-"));
-    for (const sessionId of ids) await client.request("session.create", { sessionId, streaming: true });
-    members.push({ client, ids });
+    const member = new Member(client, async (sessionId) => {
+      await client.request("session.create", { sessionId, streaming: true });
+    });
+    await member.create(sessions);
+    members.push(member);
   }
-  return { name, members };
+  return { name, members, between: () => 0 };
 }
 
 printMachine();

@@ -1,5 +1,5 @@
 import { claim, compare, median } from "../measure.js";
-import { type Crowd, withCrowds } from "./crowds.js";
+import { type Crowd, type Member, withCrowds } from "./crowds.js";
 import type { PartProcess } from "./processes.js";
 
 /** How many clients send at the same time, and how many turns each of them takes, one after another, in a round. */
@@ -9,7 +9,7 @@ const LOADS = [
   { clients: 32, turns: 10 },
   { clients: 128, turns: 4 },
 ];
-const ROUNDS = 10;
+const ROUNDS = 6;
 /** The limits below apply to this number of clients. */
 const JUDGED = 32;
 
@@ -21,8 +21,9 @@ export interface ThroughputLimits {
 }
 
 /**
- * Compares the turns per second of many clients on 4 servers, directly and through the door. The limits apply to
- * clients with TCP_NODELAY. A second row shows clients that leave Nagle's algorithm on.
+ * Compares the turns per second of many clients on 4 servers: directly, through the door, and through a process that
+ * only passes bytes on, which shows how much of the cost no door in Node can avoid. The limits apply to clients with
+ * TCP_NODELAY. A second row shows clients that leave Nagle's algorithm on.
  */
 export async function measureThroughput(
   env: NodeJS.ProcessEnv,
@@ -48,40 +49,49 @@ async function measureLoads(
   { loads, nagle, limits }: LoadOptions,
 ): Promise<void> {
   const clients = Math.max(...loads.map((load) => load.clients));
-  await withCrowds(env, folder, model, { clients, sessions: clients, nagle }, async ({ direct, through, usage }) => {
-    console.log(`clients ${nagle ? "with Nagle's algorithm" : "with TCP_NODELAY"}`);
-    for (const load of loads) {
-      const total = load.clients * load.turns;
-      const doorMs: number[] = [];
-      const round = async (crowd: Crowd) => {
-        const before = usage().door;
-        const start = performance.now();
-        await Promise.all(crowd.members.slice(0, load.clients).map(async (member) => await turns(member, load.turns)));
-        const ms = performance.now() - start;
-        if (crowd === through) doorMs.push(((usage().door - before) * 1000) / total);
-        return ms;
-      };
-      const times = await compare(
-        ROUNDS,
-        [direct, through].map((crowd) => ({
-          name: `${total} turns of ${load.clients} clients, ${crowd.name}`,
-          round: async () => await round(crowd),
-        })),
-      );
-      const [directly = Number.NaN, throughDoor = Number.NaN] = [...times.values()];
-      const doorPerTurn = median(doorMs.slice(1)); // as in `compare`, the first round does not count
-      console.log(
-        `   ${load.clients} clients: ${rate(total, directly)} turns a second directly, ${rate(total, throughDoor)} through the door (${(directly / throughDoor).toFixed(3)}); processor time of the door per turn: ${doorPerTurn.toFixed(2)} ms`,
-      );
-      if (load.clients !== JUDGED || limits === null) continue;
-      const { minThroughput, maxDoorMs } = limits;
-      claim(`time of ${JUDGED} clients, through the door to directly`, throughDoor / directly, 1 / minThroughput);
-      claim(`processor time of the door per turn at ${JUDGED} clients, in ms`, doorPerTurn, maxDoorMs);
-    }
-  });
+  await withCrowds(
+    env,
+    folder,
+    model,
+    { clients, sessions: 0, nagle, relay: true },
+    async ({ direct, relayed, through }) => {
+      console.log(`clients ${nagle ? "with Nagle's algorithm" : "with TCP_NODELAY"}`);
+      for (const load of loads) {
+        const total = load.clients * load.turns;
+        const used = new Map<Crowd, number[]>();
+        const round = async (crowd: Crowd) => {
+          const members = crowd.members.slice(0, load.clients);
+          for (const member of members) await member.renew();
+          const before = crowd.between();
+          const start = performance.now();
+          await Promise.all(members.map(async (member) => await turns(member, load.turns)));
+          const ms = performance.now() - start;
+          used.set(crowd, [...(used.get(crowd) ?? []), ((crowd.between() - before) * 1000) / total]);
+          return ms;
+        };
+        const times = await compare(
+          ROUNDS,
+          [direct, relayed, through].map((crowd) => ({
+            name: `${total} turns of ${load.clients} clients, ${crowd.name}`,
+            round: async () => await round(crowd),
+          })),
+        );
+        const [directly = Number.NaN, throughRelay = Number.NaN, throughDoor = Number.NaN] = [...times.values()];
+        // As in `compare`, the first round does not count.
+        const perTurn = (crowd: Crowd) => median((used.get(crowd) ?? []).slice(1));
+        console.log(
+          `   ${load.clients} clients: ${rate(total, directly)} turns a second directly, ${rate(total, throughRelay)} through a relay (${(directly / throughRelay).toFixed(3)}), ${rate(total, throughDoor)} through the door (${(directly / throughDoor).toFixed(3)}); processor time per turn: ${perTurn(relayed).toFixed(2)} ms of the relay, ${perTurn(through).toFixed(2)} ms of the door`,
+        );
+        if (load.clients !== JUDGED || limits === null) continue;
+        const { minThroughput, maxDoorMs } = limits;
+        claim(`time of ${JUDGED} clients, through the door to directly`, throughDoor / directly, 1 / minThroughput);
+        claim(`processor time of the door per turn at ${JUDGED} clients, in ms`, perTurn(through), maxDoorMs);
+      }
+    },
+  );
 }
 
-async function turns({ client, ids: [id = ""] }: Crowd["members"][number], count: number): Promise<void> {
+async function turns({ client, ids: [id = ""] }: Member, count: number): Promise<void> {
   for (let turn = 0; turn < count; turn++) await client.turn(id, "hello");
 }
 

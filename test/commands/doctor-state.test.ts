@@ -89,6 +89,17 @@ describe("servers and processes", () => {
     expect((await check("servers")).check).toMatchObject({ level: "ok", items: [] });
   });
 
+  it("doctor lists a running server that sends with Nagle's delay", async () => {
+    const { id } = await fleet.spawn("delayed", {
+      env: { COPILOTFLEET_RUNTIME_ENV: "LD_PRELOAD", LD_PRELOAD: "" },
+    });
+    expect((await check("servers")).check).toMatchObject({
+      level: "ok",
+      items: [`${id}: sends with Nagle's delay, so the fleet acknowledges each message at once`],
+    });
+    await fleet.run(["stop", id]);
+  });
+
   it("doctor warns of a running server with a weaker sandbox than it would get now, until the server is restarted", async () => {
     const { id } = await fleet.spawn("weak", { env: { COPILOTFLEET_SANDBOX_MODE: "none" } });
     expect((await check("sandboxes")).check).toMatchObject({

@@ -207,8 +207,9 @@ describe("the front door, for a user of an identity provider,", () => {
     await at.fleet.servers.spawn("dave"); // so that the sign-on does not wait for the start of the server
     const client = await RawClient.as(at.url, await token({ sub: "dave", exp: Math.floor(Date.now() / 1000) + 5 }));
     await client.end();
-    const event = { event: "token-refused", address: "127.0.0.1", user: "dave", detail: "The token has expired." };
-    expect(at.events).toContainEqual(event);
+    // The door's check of all tokens may find the expired token before the connection's own timer does.
+    const event = { event: "token-refused", address: "127.0.0.1", user: "dave" };
+    expect(at.events).toContainEqual(expect.objectContaining(event));
   });
 
   it("closes a client's connection when its token is revoked by id, and does not admit the token again", async () => {

@@ -233,7 +233,12 @@ async function runningServers({ parts, fix }: Context): Promise<Finding> {
     return mended("repaired the records of servers", notRunning);
   }
   const troubled = servers.filter(({ state }) => state === "failed" || state === "unhealthy");
-  if (troubled.length === 0) return ok("every server is in its recorded state");
+  // What this finding costs is too little for a warning, and most causes remain after a restart.
+  const late = servers.filter((server) => isRunning(server) && server.noDelay !== true);
+  const lateItems = late.map(
+    ({ id }) => `${id}: sends with Nagle's delay, so the fleet acknowledges each message at once`,
+  );
+  if (troubled.length === 0) return ok("every server is in its recorded state", lateItems);
   const items = troubled.map(({ id, state, failure }) => `${id}: ${state}${failure === null ? "" : `: ${failure}`}`);
   const detail = `servers that have failed or do not answer: ${troubled.length}; the next prompt starts a failed one again`;
   return warning(detail, `copilotfleet restart ${troubled.map(({ id }) => id).join(" ")}`, items);
