@@ -32,8 +32,8 @@ async function start(): Promise<Part> {
 /** Starts a relay, which only passes bytes on: the least work that any front door in Node has to do. */
 async function startRelay(): Promise<Part> {
   const [host = "", port = ""] = target.split(":");
-  const server = createServer((client) => {
-    const upstream = connect({ host, port: Number(port) });
+  const server = createServer({ noDelay: true }, (client) => {
+    const upstream = connect({ host, port: Number(port), noDelay: true });
     client.on("data", (chunk) => upstream.write(chunk));
     upstream.on("data", (chunk) => client.write(chunk));
     client.on("error", () => upstream.destroy());

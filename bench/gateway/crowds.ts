@@ -86,9 +86,9 @@ export async function withCrowds(
   };
   await using fleet = await Fleet.open({ env: shared, cwd: folder });
   using door = await startBuilt("door", shared);
-  using stack = new DisposableStack();
   /** The relay in front of each server. */
   const relays = new Map<string, PartProcess>();
+  using _ = { [Symbol.dispose]: () => [...relays.values()].map((part) => part[Symbol.dispose]()) };
   const time = (parts: Iterable<number>) => [...parts].reduce((sum, pid) => sum + processorSeconds(pid), 0);
   const crowds = {
     direct: { name: "directly", members: [] as Member[], between: () => 0 },
@@ -139,7 +139,7 @@ export async function withCrowds(
     await join(crowds.direct, url, readConnectionToken(server.home));
     await join(crowds.through, door.url, (await fleet.tokens.issue(user)).token, true);
     if (!relay) continue;
-    const known = relays.get(url) ?? stack.use(await startPart(["relay", url]));
+    const known = relays.get(url) ?? (await startPart(["relay", url]));
     relays.set(url, known);
     await join(crowds.relayed, known.url, readConnectionToken(server.home));
   }

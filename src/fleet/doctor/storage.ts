@@ -233,7 +233,7 @@ async function runningServers({ parts, fix }: Context): Promise<Finding> {
     return mended("repaired the records of servers", notRunning);
   }
   const troubled = servers.filter(({ state }) => state === "failed" || state === "unhealthy");
-  // What this finding costs is too little for a warning, and most causes remain after a restart.
+  // Not a warning: the cost is small, and most causes remain after a restart.
   const late = servers.filter((server) => isRunning(server) && server.noDelay !== true);
   const lateItems = late.map(
     ({ id }) => `${id}: sends with Nagle's delay, so the fleet acknowledges each message at once`,
