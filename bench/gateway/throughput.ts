@@ -9,7 +9,7 @@ const LOADS = [
   { clients: 32, turns: 10 },
   { clients: 128, turns: 4 },
 ];
-const ROUNDS = 6;
+const ROUNDS = 4;
 /** The limits below apply to this number of clients. */
 const JUDGED = 32;
 
